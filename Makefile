@@ -1,0 +1,73 @@
+# `make demo` and `make test` set up what they need, here in this folder: Python packages in .venv, Node packages in
+# node_modules. Nothing else on the machine is changed.
+
+PYTHON ?= python3
+PORT ?= 8000
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+STAMPS := .stamps
+FRONTEND := $(wildcard replay_build_service/web/frontend/*)
+# The machine's own Node, or the one that a wheel brings.
+export PATH := $(PATH):$(BIN)
+
+.PHONY: demo test test-quick lint bench clean
+
+demo: $(STAMPS)/demo $(STAMPS)/pages
+	@exec $(BIN)/python -m demo --port $(PORT)
+
+test: $(STAMPS)/test $(STAMPS)/hub55 $(STAMPS)/pages lint
+	$(BIN)/python -m pytest
+
+# Without the checks and the browser, for the time in between.
+test-quick: $(STAMPS)/test $(STAMPS)/pages
+	$(BIN)/python -m pytest tests/unit tests/integration
+
+lint: $(STAMPS)/test $(STAMPS)/node-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	node_modules/.bin/tsc -p replay_build_service/web/frontend
+	node_modules/.bin/pyright
+
+bench: $(STAMPS)/test $(STAMPS)/pages
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) .venv-hub55 node_modules $(STAMPS) .demo replay_build_service/web/static/dist
+
+$(STAMPS)/venv: requirements/uv.txt
+	@mkdir -p $(STAMPS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'Replay needs Python 3.11 or newer; name it with PYTHON=…'; exit 1; }
+	@git --version >/dev/null || { echo 'Replay needs git.'; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo 'This Python cannot make virtual environments. On Debian: apt install python3-venv'; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@touch $@
+
+$(STAMPS)/demo: $(STAMPS)/venv requirements/demo.txt pyproject.toml
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/demo.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(STAMPS)/test: $(STAMPS)/demo requirements/dev.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# JupyterHub's older major version, beside the newer one.
+$(STAMPS)/hub55: $(STAMPS)/venv requirements/hub55.txt pyproject.toml
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-hub55
+	$(BIN)/uv pip install --quiet --python .venv-hub55/bin/python --require-hashes -r requirements/hub55.txt
+	$(BIN)/uv pip install --quiet --python .venv-hub55/bin/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(STAMPS)/node: $(STAMPS)/venv requirements/node.txt package-lock.json
+	@command -v npm >/dev/null || $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/node.txt
+	npm ci --omit=dev --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
+$(STAMPS)/node-dev: $(STAMPS)/node
+	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
+$(STAMPS)/pages: $(STAMPS)/node $(FRONTEND)
+	node replay_build_service/web/frontend/build.mjs
+	@touch $@

@@ -1,0 +1,181 @@
+"""``make demo``: the reference configuration with the demo's settings, and the two stand-ins it talks to.
+
+The hub runs from ``jupyterhub_config.py`` as it is. What a real site has elsewhere, Check-in and repositories, is
+answered by stand-ins in this process, on loopback. When this ends, nothing that it started is left.
+"""
+
+import argparse
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from urllib.parse import quote
+from urllib.request import urlopen
+
+import psutil
+
+from demo.checkin import CheckinStandIn
+from demo.git_server import GitServer
+from demo.people import PEOPLE, Person
+from demo.repositories import Published, publish
+
+PROJECT = Path(__file__).resolve().parent.parent
+CLIENT_ID = "replay-demo"
+START_SECONDS = 60
+STOP_SECONDS = 30
+
+
+class CannotStart(Exception):
+    """Why the demo cannot start, and what to do."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run until Ctrl-C; 0 at an asked end, 1 with a sentence where it cannot start or the hub ended by itself."""
+    parser = argparse.ArgumentParser(prog="python -m demo", description="Replay on this machine, to try it.")
+    parser.add_argument("--port", type=int, default=8000, help="where the hub answers; the next five ports are used too")
+    parser.add_argument("--dir", type=Path, default=PROJECT / ".demo", help="what the demo keeps")
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return _run(options.port, options.dir.resolve())
+    except CannotStart as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 0
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _run(port: int, folder: Path) -> int:
+    proxy_api, hub, service, checkin_port, git_port = range(port + 1, port + 6)
+    for wanted in range(port, port + 6):
+        _check_free(wanted, port)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    url = f"http://127.0.0.1:{port}"
+    secret_file = folder / "client_secret"
+    if not secret_file.exists():
+        secret_file.touch(mode=0o600)
+        secret_file.write_text(secrets.token_hex(16))
+    repositories = publish(folder / "git")
+    with (
+        GitServer(folder / "git", port=git_port) as git,
+        CheckinStandIn(
+            port=checkin_port,
+            client_id=CLIENT_ID,
+            client_secret=secret_file.read_text(),
+            redirect_uris=[f"{url}/hub/oauth_callback"],
+            people=PEOPLE,
+        ) as checkin,
+    ):
+        settings = {
+            "OIDC_CLIENT_ID": CLIENT_ID,
+            "OIDC_CLIENT_SECRET_FILE": str(secret_file),
+            "OIDC_ISSUER": checkin.issuer,
+            "URL": url,
+            "PORTS": f"{hub},{proxy_api},{service}",
+            "STATE_DIR": str(folder / "state"),
+            "EXEMPT_ORIGINS": git.url.rstrip("/"),
+            "PYTHON_DOWNLOADS": os.environ.get("REPLAY_PYTHON_DOWNLOADS", "1"),
+            "KEEP_SERVERS": "0",
+            "PROXY_COMMAND": f"{_node()} {PROJECT}/node_modules/configurable-http-proxy/bin/configurable-http-proxy",
+        }
+        environment = os.environ | {f"REPLAY_{name}": value for name, value in settings.items()}
+        log_file = folder / "hub.log"
+        with log_file.open("wb") as log:
+            hub_process = subprocess.Popen(
+                [sys.executable, "-m", "jupyterhub", "-f", str(PROJECT / "jupyterhub_config.py")],
+                cwd=folder,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            try:
+                _until_it_answers(hub_process, url, log_file)
+                _welcome(url, git.url, repositories, PEOPLE, log_file)
+                hub_process.wait()
+                print(f"The hub ended by itself. Its log: {log_file}", file=sys.stderr)
+                return 1
+            finally:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+                _stop(hub_process)
+
+
+def _check_free(wanted: int, first: int) -> None:
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind(("127.0.0.1", wanted))
+        except OSError as error:
+            raise CannotStart(
+                f"Port {wanted} is in use. The demo takes {first} to {first + 5}; name another start with: make demo PORT=…"
+            ) from error
+
+
+def _node() -> str:
+    node = shutil.which("node")
+    if node is None:
+        raise CannotStart("There is no Node. “make demo” gets one; start the demo with that.")
+    return node
+
+
+def _until_it_answers(hub: "subprocess.Popen[bytes]", url: str, log_file: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    for address in (f"{url}/hub/health", f"{url}/services/replay/health"):
+        while True:
+            if hub.poll() is not None or time.monotonic() > deadline:
+                last = "\n".join(log_file.read_text(errors="replace").splitlines()[-15:])
+                raise CannotStart(f"The hub did not start. The end of its log ({log_file}):\n{last}")
+            try:
+                with urlopen(address, timeout=5):
+                    break
+            except OSError:
+                time.sleep(0.1)
+
+
+def _welcome(url: str, git_url: str, repositories: Sequence[Published], people: Sequence[Person], log_file: Path) -> None:
+    print(f"\nReplay runs at {url}\n\nLinks to open:")
+    for repository in repositories:
+        address = quote(f"{git_url.rstrip('/')}/{repository.name}.git", safe="")
+        print(f"  {repository.description}\n    {url}/v2/git/{address}/HEAD?labpath=index.ipynb")
+    print("\nPeople who can log in (the stand-in for Check-in asks for no password):")
+    for person in people:
+        print(f"  {person.name:<18} {person.remark}")
+    print(
+        "\nBuilds and sessions are ordinary processes of your own account: nothing is isolated. Open links that you trust.\n"
+        f"The log is in {log_file}. Ctrl-C ends it all.\n",
+        flush=True,
+    )
+
+
+def _stop(hub: "subprocess.Popen[bytes]") -> None:
+    """End the hub, which ends its proxy, services, sessions and builds; then whatever is left of them."""
+    print("\nEnding …", flush=True)
+    try:
+        started = psutil.Process(hub.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        started = []
+    hub.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        hub.wait(STOP_SECONDS)
+    for process in [*started, *([psutil.Process(hub.pid)] if hub.poll() is None else [])]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(started, timeout=5)
+    print("Nothing is left running.", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

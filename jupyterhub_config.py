@@ -1,0 +1,160 @@
+"""Replay's reference configuration, for the hub and for its build service: both read this file.
+
+Settings come from the environment, all optional but the first two:
+
+    REPLAY_OIDC_CLIENT_ID            the client registered at Check-in
+    REPLAY_OIDC_CLIENT_SECRET_FILE   a file with its secret
+    REPLAY_OIDC_ISSUER               EGI Check-in
+    REPLAY_URL                       http://127.0.0.1:8000   where people reach the hub
+    REPLAY_STATE_DIR                 ./replay-state          databases, secrets, environments, sessions
+    REPLAY_PORTS                     8081,8001,10101         hub, proxy's API, build service; on loopback
+    REPLAY_VOS                       EGI Replay's, see below; VO=ENROLMENT-URL, separated by spaces
+    REPLAY_ALLOWED_HOSTS             public forges           hosts that repositories may come from, by commas
+    REPLAY_EXEMPT_ORIGINS                                    origins asked although private or not HTTPS, by commas
+    REPLAY_PYTHON_DOWNLOADS          0                       1: uv may download the Python a repository asks for
+    REPLAY_UV_CACHE                  in the state folder     uv's cache of downloads
+    REPLAY_BUILD_ENVIRONMENT                                 names of variables handed to builds, by commas
+    REPLAY_MEM_GUARANTEE, _LIMIT     2G, 4G                  of each session
+    REPLAY_IDLE_SECONDS              3600                    a session without activity is stopped after that
+    REPLAY_ORDINARY_SERVERS          1                       0: the hub starts servers from links only
+    REPLAY_KEEP_SERVERS              1                       0: sessions and builds end with the hub
+    REPLAY_PROXY_COMMAND             configurable-http-proxy
+"""
+
+import os
+import secrets
+import sys
+from pathlib import Path
+
+from replay_auth import EGICheckinAuthenticator
+from replay_spawner import ReplayLocalSpawner, link_handlers
+
+c = get_config()  # noqa: F821 - the name is given by traitlets
+
+
+def setting(name: str, default: str = "") -> str:
+    return os.environ.get(f"REPLAY_{name}", default)
+
+
+def listed(name: str) -> list[str]:
+    return [part.strip() for part in setting(name).split(",") if part.strip()]
+
+
+def kept_secret(path: Path) -> str:
+    """A secret in a file that only this account reads; made at the first start."""
+    if not path.exists():
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+    return path.read_text().strip()
+
+
+state = Path(setting("STATE_DIR", "replay-state")).resolve()
+state.mkdir(parents=True, exist_ok=True, mode=0o700)
+hub_port, proxy_api_port, service_port = setting("PORTS", "8081,8001,10101").split(",")
+public_url = setting("URL", "http://127.0.0.1:8000")
+
+# The virtual organisations that EGI Replay serves; the address is where one enrols.
+EGI_VOS = """
+    vo.notebooks.egi.eu=https://aai.egi.eu/auth/realms/id/account/#/enroll?groupPath=/vo.notebooks.egi.eu
+    vo.access.egi.eu=https://aai.egi.eu/auth/realms/id/account/#/enroll?groupPath=/vo.access.egi.eu
+    auger= biomed= vo.reliance-project.eu= eiscat.se= eval.c-scale.eu= vo.panosc.eu= vo.environmental.egi.eu=
+    vo.lethe-project.eu= vo.cessda.eduteams.org=
+"""
+vos = dict(entry.split("=", 1) for entry in setting("VOS", EGI_VOS).split())
+
+# ---- The hub ---------------------------------------------------------------------------------------------------------
+
+c.JupyterHub.bind_url = public_url
+c.JupyterHub.hub_bind_url = f"http://127.0.0.1:{hub_port}"
+c.JupyterHub.db_url = f"sqlite:///{state / 'jupyterhub.sqlite'}"
+c.JupyterHub.cookie_secret_file = str(state / "jupyterhub_cookie_secret")
+c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{proxy_api_port}"
+c.ConfigurableHTTPProxy.pid_file = str(state / "jupyterhub-proxy.pid")
+c.ConfigurableHTTPProxy.command = setting("PROXY_COMMAND", "configurable-http-proxy").split()
+# A launch is followed by its events: the request that starts it need not wait.
+c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0}
+c.JupyterHub.cleanup_servers = setting("KEEP_SERVERS", "1") == "0"
+c.JupyterHub.default_url = "/services/replay/"
+
+# ---- Who may enter: EGI Check-in, and one of the virtual organisations -------------------------------------------------
+
+c.JupyterHub.authenticator_class = EGICheckinAuthenticator
+if issuer := setting("OIDC_ISSUER"):
+    c.EGICheckinAuthenticator.issuer = issuer
+c.EGICheckinAuthenticator.client_id = setting("OIDC_CLIENT_ID")
+if secret_file := setting("OIDC_CLIENT_SECRET_FILE"):
+    c.EGICheckinAuthenticator.client_secret = Path(secret_file).read_text().strip()
+elif "JUPYTERHUB_SERVICE_NAME" not in os.environ:
+    sys.exit("Set REPLAY_OIDC_CLIENT_ID and REPLAY_OIDC_CLIENT_SECRET_FILE: the client that you registered at EGI Check-in.")
+c.EGICheckinAuthenticator.oauth_callback_url = f"{public_url}/hub/oauth_callback"
+c.EGICheckinAuthenticator.permitted_vos = vos
+c.EGICheckinAuthenticator.enable_auth_state = True
+c.CryptKeeper.keys = [bytes.fromhex(kept_secret(state / "auth_state_key"))]
+
+# ---- What runs: sessions as processes of this machine ------------------------------------------------------------------
+
+c.JupyterHub.spawner_class = ReplayLocalSpawner
+service_url = f"http://127.0.0.1:{service_port}/services/replay/"
+token_file = str(state / "service_token")
+c.ReplayMixin.replay_service_url = service_url
+c.ReplayMixin.replay_token_file = token_file
+c.ReplayMixin.replay_ordinary_servers = setting("ORDINARY_SERVERS", "1") == "1"
+c.ReplayLocalSpawner.sessions_dir = str(state / "sessions")
+c.Spawner.default_url = "/lab"
+
+# ---- The build service, as a service of the hub ------------------------------------------------------------------------
+
+inherited = [name for name in os.environ if name.startswith("REPLAY_")]
+passed_on = [*inherited, *listed("BUILD_ENVIRONMENT"), "SSL_CERT_FILE", "PYTHONPATH"]
+c.JupyterHub.services = [
+    {
+        "name": "replay",
+        "url": f"http://127.0.0.1:{service_port}",
+        "command": [sys.executable, "-m", "replay_build_service.app", "run", "--config", __file__],
+        "environment": {name: os.environ[name] for name in passed_on if name in os.environ},
+        "oauth_no_confirm": True,
+    },
+    {
+        "name": "idle-culler",
+        "command": [
+            sys.executable,
+            "-m",
+            "jupyterhub_idle_culler",
+            f"--timeout={setting('IDLE_SECONDS', '3600')}",
+            f"--cull-every={max(1, min(300, int(setting('IDLE_SECONDS', '3600')) // 4))}",
+        ],
+    },
+]
+c.JupyterHub.load_roles = [
+    {"name": "user", "scopes": ["self", "access:services!service=replay"]},
+    {"name": "replay", "services": ["replay"], "scopes": ["servers", "read:servers", "read:users:name"]},
+    {
+        "name": "idle-culler",
+        "services": ["idle-culler"],
+        "scopes": ["list:users", "read:users:activity", "read:servers", "delete:servers"],
+    },
+]
+# Links are answered by the hub, badges by the service.
+c.JupyterHub.extra_handlers = link_handlers(service_url, token_file)
+c.Proxy.extra_routes = {
+    "/badge_logo.svg/": f"http://127.0.0.1:{service_port}",
+    "/badge.svg/": f"http://127.0.0.1:{service_port}",
+}
+
+# ---- The build service's own settings: it reads this same file ---------------------------------------------------------
+
+c.ReplayBuildService.state_dir = str(state)
+c.ReplayBuildService.token_file = token_file
+c.ReplayBuildService.public_url = public_url
+c.ReplayBuildService.vos = vos
+c.ReplayBuildService.mem_guarantee = setting("MEM_GUARANTEE", "2G")
+c.ReplayBuildService.mem_limit = setting("MEM_LIMIT", "4G")
+if hosts := listed("ALLOWED_HOSTS"):
+    c.ReplayBuildService.allowed_hosts = hosts
+c.ReplayBuildService.exempt_origins = listed("EXEMPT_ORIGINS")
+c.ReplayBuildService.python_downloads = setting("PYTHON_DOWNLOADS", "0") == "1"
+c.ReplayBuildService.uv_cache_dir = setting("UV_CACHE")
+c.ReplayBuildService.build_environment = {
+    name: os.environ[name] for name in [*listed("BUILD_ENVIRONMENT"), "SSL_CERT_FILE"] if name in os.environ
+}
+c.ReplayBuildService.stop_builds_on_exit = setting("KEEP_SERVERS", "1") == "0"

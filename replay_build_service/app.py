@@ -1,0 +1,274 @@
+"""``replay-build-service``: from configuration to objects to a running service. The one place that wires."""
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+from jupyterhub.traitlets import ByteSpecification
+from tornado.httpserver import HTTPServer
+from traitlets import Bool, Dict, Enum, Float, Integer, List, Unicode, default
+from traitlets.config import Application, catch_config_error
+
+from replay_build_service.builders.base import Builder
+from replay_build_service.builders.venv import VenvBuilder, VenvBuilderSettings
+from replay_build_service.builds import Builds
+from replay_build_service.db import OldSchema, Store, open_database, upgrade
+from replay_build_service.domain import Resources
+from replay_build_service.events import EventFeed
+from replay_build_service.hub import HubClient
+from replay_build_service.launches import Launches
+from replay_build_service.outgoing import DEFAULT_ALLOWED_HOSTS, OutgoingRules
+from replay_build_service.policies import PolicySet
+from replay_build_service.providers.base import RepoProvider
+from replay_build_service.providers.gh import GitHubProvider
+from replay_build_service.providers.git import GitProvider
+from replay_build_service.web import MOST_BODY_BYTES, Site, encode_event, make_application, make_templates
+from replay_build_service.web.auth import StatelessHubOAuth
+
+VENV_NOTICES = (
+    "Builds and sessions on this site are ordinary processes of one account on one machine: they are not isolated "
+    "from each other, nor from the hub.",
+    "The memory limit holds for each process of a session, where the operating system allows it; "
+    "memory and CPU are not reserved.",
+)
+
+
+class _Stopping(Exception):
+    """Somebody asked the service to end."""
+
+
+class ReplayBuildService(Application):
+    """Replay's build service: from a link to an image, and from an image to a launch."""
+
+    name = "replay-build-service"
+    description = __doc__ or ""
+    version = version("jupyterhub-replay")
+
+    aliases: ClassVar[dict[str, str]] = {  # pyright: ignore[reportIncompatibleUnannotatedOverride] - traitlets merges it
+        "config": "ReplayBuildService.config_file",
+        "db": "ReplayBuildService.db_url",
+        "log-level": "Application.log_level",
+    }
+    flags: ClassVar[dict[str, Any]] = {  # pyright: ignore[reportIncompatibleUnannotatedOverride] - traitlets merges it
+        **Application.flags,
+        "generate-config": (
+            {"ReplayBuildService": {"generate_config": True}},
+            "Print a configuration file with every setting and its default, and end.",
+        ),
+    }
+
+    config_file = Unicode("", help="A Python configuration file; the hub's own jupyterhub_config.py will do.").tag(config=True)
+    generate_config = Bool(False, help="Print a configuration file and end.").tag(config=True)
+    state_dir = Unicode("replay-state", help="Folder for the database, secrets and what builders keep.").tag(config=True)
+    db_url = Unicode(help="SQLAlchemy URL of the database. Default: replay.sqlite in the state folder.").tag(config=True)
+    token_file = Unicode(
+        help="File with the token that spawner and service share. Default: service_token in the state folder."
+    ).tag(config=True)
+    public_url = Unicode(
+        "", help="scheme://host[:port] by which people reach the hub, for links and badges. Default: as their request says."
+    ).tag(config=True)
+
+    vos = Dict(
+        value_trait=Unicode(),
+        key_trait=Unicode(),
+        help="The virtual organisations that may launch, each with the address where one enrols in it (may be empty).",
+    ).tag(config=True)
+    mem_guarantee = ByteSpecification("2G", help="Memory that a session is guaranteed.").tag(config=True)
+    mem_limit = ByteSpecification("4G", help="Memory that a session may use at most.").tag(config=True)
+    cpu_guarantee = Float(None, allow_none=True, help="CPU cores that a session is guaranteed.").tag(config=True)
+    cpu_limit = Float(None, allow_none=True, help="CPU cores that a session may use at most.").tag(config=True)
+
+    allowed_hosts = List(
+        Unicode(),
+        sorted(DEFAULT_ALLOWED_HOSTS),
+        help="Hosts that repositories may come from, over HTTPS; “*.example.org” stands for all below example.org.",
+    ).tag(config=True)
+    exempt_origins = List(
+        Unicode(),
+        help="Exact scheme://host:port origins that may be asked although they are not HTTPS or have a private address.",
+    ).tag(config=True)
+
+    builder = Enum(["venv"], "venv", help="Which builder makes images.").tag(config=True)
+    builds_at_once = Integer(2, min=1, help="How many builds run at the same time; the others wait.").tag(config=True)
+    build_timeout = Float(1800, min=1, help="Seconds that a build may take.").tag(config=True)
+    build_output_limit = ByteSpecification("50M", help="How much a build may print.").tag(config=True)
+    build_environment = Dict(
+        value_trait=Unicode(),
+        key_trait=Unicode(),
+        help="Environment variables of builds: proxies, CA certificates, a mirror of PyPI. Nothing else is handed to them.",
+    ).tag(config=True)
+    python_downloads = Bool(False, help="Whether uv may download the Python that a repository asks for.").tag(config=True)
+    uv_cache_dir = Unicode("", help="uv's cache of downloads. Default: a folder beside the environments.").tag(config=True)
+    stop_builds_on_exit = Bool(
+        False, help="End running builds when the service ends, instead of finding them again at the next start."
+    ).tag(config=True)
+
+    @default("db_url")
+    def _default_db_url(self) -> str:
+        return f"sqlite:///{Path(self.state_dir).resolve() / 'replay.sqlite'}"
+
+    @default("token_file")
+    def _default_token_file(self) -> str:
+        return str(Path(self.state_dir) / "service_token")
+
+    @default("log_level")
+    def _default_log_level(self) -> int:
+        return logging.INFO
+
+    @catch_config_error
+    def initialize(self, argv: list[str] | None = None) -> None:
+        """Configuration file first, then the command line over it. ``run`` is the default command."""
+        arguments = list(sys.argv[1:] if argv is None else argv)
+        self.command = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "run"
+        self.parse_command_line(arguments)
+        if self.config_file:
+            self.load_config_file(Path(self.config_file).name, path=str(Path(self.config_file).resolve().parent))
+            self.parse_command_line(arguments)
+
+    def start(self) -> None:
+        """Do what the command says; ends the process with 1 and a sentence where it cannot."""
+        super().start()
+        if self.generate_config:
+            print(self.generate_config_file())
+            return
+        commands: dict[str, Callable[[], None]] = {"run": self.run, "upgrade-db": self.upgrade_db}
+        command = commands.get(self.command)
+        if command is None:
+            sys.exit(f"There is no command “{self.command}”. The commands are: {', '.join(commands)}.")
+        try:
+            command()
+        except OldSchema as error:
+            sys.exit(str(error))
+
+    def upgrade_db(self) -> None:
+        """Bring the database to this version's schema."""
+        Path(self.state_dir).mkdir(parents=True, exist_ok=True)
+        print(upgrade(self.db_url))
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT."""
+        logging.getLogger().setLevel(self.log_level)
+        logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=self.log_level)
+        for chatty in ("httpx", "httpcore", "aiosqlite", "alembic", "asyncio"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        missing = [name for name in ("JUPYTERHUB_API_TOKEN", "JUPYTERHUB_API_URL", "JUPYTERHUB_SERVICE_URL") if name not in os.environ]
+        if missing:
+            sys.exit(f"The hub sets {', '.join(missing)} for its services; start this as one, or set them.")
+        state = Path(self.state_dir).resolve()
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        async with AsyncExitStack() as resources:
+            store = Store(await resources.enter_async_context(open_database(self.db_url)))
+            hub = await resources.enter_async_context(
+                HubClient(os.environ["JUPYTERHUB_API_URL"], os.environ["JUPYTERHUB_API_TOKEN"])
+            )
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    await self._serve_until(stop, state, store, hub, tasks)
+                    raise _Stopping
+            except* _Stopping:
+                self.log.info("Ended")
+
+    async def _serve_until(
+        self, stop: asyncio.Event, state: Path, store: Store, hub: HubClient, tasks: asyncio.TaskGroup
+    ) -> None:
+        address = urlsplit(os.environ["JUPYTERHUB_SERVICE_URL"])
+        host, port = address.hostname or "127.0.0.1", address.port or 80
+        feed = EventFeed(store, encode_event, tasks)
+        builder = self._make_builder(state)
+        builds = Builds(store, builder, feed, tasks, f"{socket.gethostname()}:{port}", at_once=self.builds_at_once)
+        policies = PolicySet.alike(self.vos, self._resources())
+        launches = Launches(store, self._make_providers(tasks), builds, hub, policies, feed, tasks)
+        site = self._make_site(state, store, feed, builds, launches)
+        application = make_application(site, _secret(state / "cookie_secret", 32))
+        server = HTTPServer(application, xheaders=True, max_body_size=MOST_BODY_BYTES, max_buffer_size=1024 * 1024)
+        await builds.recover()
+        await launches.recover()
+        server.listen(port, host)
+        self.log.info("Replay's build service answers at http://%s:%s%s", host, port, site.base_url)
+        await stop.wait()
+        self.log.info("Ending")
+        server.stop()
+        if self.stop_builds_on_exit:
+            await builds.cancel_all()
+        await server.close_all_connections()
+
+    def _make_site(self, state: Path, store: Store, feed: EventFeed, builds: Builds, launches: Launches) -> Site:
+        base_url = os.environ.get("JUPYTERHUB_SERVICE_PREFIX", "/services/replay/")
+        hub_auth = StatelessHubOAuth(parent=self, base_url=base_url)
+        hub_auth.set_secret(_secret(state / "cookie_secret", 32))
+        return Site(
+            launches=launches,
+            builds=builds,
+            store=store,
+            feed=feed,
+            hub_auth=hub_auth,
+            templates=make_templates(),
+            base_url=base_url,
+            public_url=self.public_url.rstrip("/"),
+            hub_home_url=f"{hub_auth.hub_prefix.rstrip('/')}/home",
+            internal_token=_secret(Path(self.token_file), 32).hex(),
+            notices=VENV_NOTICES,
+        )
+
+    def _make_builder(self, state: Path) -> Builder:
+        return VenvBuilder(
+            VenvBuilderSettings(
+                builds_dir=state / "builds",
+                cache_dir=Path(self.uv_cache_dir) if self.uv_cache_dir else None,
+                outgoing=self._rules(),
+                environment=dict(self.build_environment),
+                python_downloads=self.python_downloads,
+                time_limit=self.build_timeout,
+                output_limit=self.build_output_limit,
+            )
+        )
+
+    def _make_providers(self, tasks: asyncio.TaskGroup) -> dict[str, RepoProvider]:
+        rules = self._rules()
+        found: list[RepoProvider] = [GitProvider(rules, tasks), GitHubProvider(rules, tasks)]
+        return {provider.name: provider for provider in found}
+
+    def _rules(self) -> OutgoingRules:
+        return OutgoingRules(allowed_hosts=frozenset(self.allowed_hosts), exempt_origins=frozenset(self.exempt_origins))
+
+    def _resources(self) -> Resources:
+        return Resources(self.mem_guarantee, self.mem_limit, self.cpu_guarantee, self.cpu_limit)
+
+
+def _secret(path: Path, length: int) -> bytes:
+    """A secret kept in a file that only this account reads, in hexadecimal; made where it is missing."""
+    try:
+        return bytes.fromhex(path.read_text().strip())
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        made = secrets.token_bytes(length)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(made.hex())
+        return made
+
+
+def main() -> None:
+    """The command ``replay-build-service``."""
+    ReplayBuildService.launch_instance()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The log of a detached build: one JSON object a line, in a file that its runner alone writes and anybody may follow.
+
+A position is the byte after the last whole line that was read, so that a reader who comes back has neither a gap nor
+a repeat, and a line that is still being written is left for the next look.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, cast
+
+from replay_build_service.builders.base import LogChunk, LogRecord
+from replay_build_service.domain import EventKind, Phase
+
+MAX_RECORDS = 500
+"""Records of a chunk."""
+
+_READ_BYTES = 256 * 1024
+
+
+class LogWriter:
+    """Appends records. What it has written, in bytes, is what a limit on output counts."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._phase = Phase.WAITING
+        self.written = 0
+        """Bytes so far."""
+
+    def enter(self, phase: Phase, text: str) -> None:
+        """A phase begins; the lines that follow belong to it. Raises `OSError`."""
+        self._phase = phase
+        self._write([(EventKind.PHASE, text)])
+
+    def lines(self, texts: list[str]) -> None:
+        """Lines of the present phase, in one write. Raises `OSError`."""
+        if texts:
+            self._write([(EventKind.LINE, text) for text in texts])
+
+    def _write(self, records: list[tuple[EventKind, str]]) -> None:
+        at = round(time.time(), 3)
+        data = "".join(
+            json.dumps(
+                {"kind": kind, "phase": self._phase, "text": text, "at": at}, ensure_ascii=False, separators=(",", ":")
+            )
+            + "\n"
+            for kind, text in records
+        ).encode("utf-8", errors="replace")
+        self.written += len(data)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._file, view) :]
+
+
+def read_chunk(path: Path, position: int) -> LogChunk:
+    """Up to `MAX_RECORDS` whole records from ``position`` on; none where there is nothing new. Raises `OSError`.
+
+    A line that is no record (its build could reach the file, and may have scribbled in it) is passed over.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(position)
+            data = file.read(_READ_BYTES)
+    except FileNotFoundError:
+        return LogChunk((), position)
+    records: list[LogRecord] = []
+    start = 0
+    while len(records) < MAX_RECORDS and (end := data.find(b"\n", start)) >= 0:
+        if (record := _record(data[start:end])) is not None:
+            records.append(record)
+        start = end + 1
+    if start == 0 and len(data) == _READ_BYTES:
+        start = len(data)  # Longer than any record of ours can be.
+    return LogChunk(records, position + start)
+
+
+def _record(line: bytes) -> LogRecord | None:
+    try:
+        value = cast("dict[str, Any]", json.loads(line))
+        return LogRecord(EventKind(value["kind"]), Phase(value["phase"]), str(value["text"]), float(value["at"]))
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,247 @@
+"""One build per image: who asks joins it, this module drives it, and finds it again after a restart.
+
+Knows the store, the builder and the feed by their protocols. Nobody owns a build: no watcher's leaving ends it.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from replay_build_service.builders.base import Builder, LogRecord, RunningBuild, SessionCommand
+from replay_build_service.domain import (
+    Build,
+    BuildFailure,
+    BuildId,
+    BuildJob,
+    EventKind,
+    FailureReason,
+    ImageName,
+    NewEvent,
+    Phase,
+    ResolvedRef,
+    RunnableImage,
+    build_stream,
+)
+from replay_build_service.errors import ReplayError
+from replay_build_service.events import EventFeed
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 5.0
+
+MOST_FAULTS = 5
+"""How often driving a build may break before it is ended."""
+
+LEASE = timedelta(seconds=30)
+"""How long a silent driver keeps its build; renewed at a third of it."""
+
+
+class BuildStore(Protocol):
+    """What builds ask of the database. Each method is a transaction; see `replay_build_service.db.Store`."""
+
+    async def find_image(self, name: ImageName) -> RunnableImage | None: ...
+    async def forget_image(self, name: ImageName, image: RunnableImage) -> None: ...
+    async def join_build(self, job: BuildJob, requested_by: str) -> tuple[Build, bool]: ...
+    async def get_build(self, build_id: BuildId) -> Build | None: ...
+    async def unfinished_builds(self) -> Sequence[Build]: ...
+    async def known_build_ids(self) -> frozenset[BuildId]: ...
+    async def lease_build(self, build_id: BuildId, owner: str, duration: timedelta) -> bool: ...
+    async def mark_running(self, build_id: BuildId) -> None: ...
+    async def finish_build(self, build_id: BuildId, outcome: RunnableImage | BuildFailure, text: str) -> bool: ...
+    async def stream_position(self, stream: str) -> int: ...
+    async def append_log(self, stream: str, events: Sequence[NewEvent], before: int, after: int) -> bool: ...
+    async def append_events(self, stream: str, events: Sequence[NewEvent], *, finished: bool = False) -> None: ...
+
+
+class Builds:
+    """Drives the builds of one process."""
+
+    def __init__(
+        self, store: BuildStore, builder: Builder, feed: EventFeed, tasks: asyncio.TaskGroup, owner: str, *, at_once: int = 2
+    ) -> None:
+        self._store = store
+        self._builder = builder
+        self._feed = feed
+        self._tasks = tasks
+        self._owner = owner
+        """Names this process and its successors at the same address, so that a restart need not wait for the lease."""
+        self._slots = asyncio.Semaphore(at_once)
+        self._driven: dict[BuildId, asyncio.Event] = {}
+        self._running: dict[BuildId, RunningBuild] = {}
+        self._cancelled: set[BuildId] = set()
+
+    def name_of(self, resolved: ResolvedRef) -> ImageName:
+        """The image that this ref and the present recipe make."""
+        return ImageName.of(resolved, self._builder.recipe)
+
+    async def find(self, name: ImageName) -> RunnableImage | None:
+        """The image, if it was built and is whole."""
+        image = await self._store.find_image(name)
+        if image is not None and not await self._builder.exists(image):
+            log.warning("The image %s was built and is gone or damaged; it will be built again", name)
+            await self._store.forget_image(name, image)
+            return None
+        return image
+
+    async def ensure(self, resolved: ResolvedRef, requested_by: str) -> RunnableImage | Build:
+        """The image, if it is there; else the one build of it, started now or joined."""
+        name = self.name_of(resolved)
+        if image := await self.find(name):
+            return image
+        job = BuildJob(BuildId(secrets.token_hex(8)), name, resolved, self._builder.recipe)
+        build, is_new = await self._store.join_build(job, requested_by)
+        if is_new:
+            self._drive(build)
+        return build
+
+    async def recover(self) -> None:
+        """Find again what an earlier process left: re-attach to what runs, end what is gone, remove what nobody knows."""
+        for build in await self._store.unfinished_builds():
+            log.info("Found build %s of %s again", build.id, build.job.image_name)
+            self._drive(build)
+
+    async def finished(self, build_id: BuildId) -> Build:
+        """The build once it is final, whichever process drives it."""
+        while True:
+            build = await self._store.get_build(build_id)
+            if build is None:
+                raise LookupError(f"No build {build_id}")
+            if build.status.is_final:
+                return build
+            async for _ in self._feed.follow(build_stream(build_id), 0):
+                pass
+
+    async def cancel(self, build_id: BuildId) -> None:
+        """End a build that this process drives, really. No error where it has ended."""
+        self._cancelled.add(build_id)
+        if running := self._running.get(build_id):
+            await running.cancel()
+
+    async def cancel_all(self) -> None:
+        """End all builds that this process drives and wait until that is on record."""
+        driven = dict(self._driven)
+        for build_id in driven:
+            await self.cancel(build_id)
+        for done in driven.values():
+            await done.wait()
+
+    def session(self, image: RunnableImage) -> SessionCommand:
+        """How a server is started from an image."""
+        return self._builder.session(image)
+
+    def _drive(self, build: Build) -> None:
+        self._driven[build.id] = asyncio.Event()
+        self._tasks.create_task(self._drive_to_the_end(build), name=f"build {build.id}")
+
+    async def _drive_to_the_end(self, build: Build) -> None:
+        done = self._driven[build.id]
+        faults = 0
+        try:
+            while not await self._is_over(build):
+                try:
+                    await self._drive_once(build)
+                except Exception:
+                    # A database that does not answer must not end the service nor the build, which goes on by itself: tried again.
+                    faults += 1
+                    log.exception("Driving build %s broke, for the %d. time", build.id, faults)
+                    if faults == MOST_FAULTS:
+                        await self._end(build, _internal_failure(build))
+                    else:
+                        await asyncio.sleep(RETRY_SECONDS)
+        except Exception:
+            log.exception("Gave up build %s; it is found again when the service starts", build.id)
+        finally:
+            self._cancelled.discard(build.id)
+            self._running.pop(build.id, None)
+            del self._driven[build.id]
+            done.set()
+
+    async def _is_over(self, build: Build) -> bool:
+        try:
+            current = await self._store.get_build(build.id)
+        except Exception:
+            # As above: not knowing is no reason to give up.
+            log.exception("Could not read build %s; trying again", build.id)
+            await asyncio.sleep(RETRY_SECONDS)
+            return False
+        return current is None or current.status.is_final
+
+    async def _drive_once(self, build: Build) -> None:
+        if not await self._store.lease_build(build.id, self._owner, LEASE):
+            await asyncio.sleep(LEASE.total_seconds() / 3)
+            return
+        async with asyncio.TaskGroup() as group:
+            renewal = group.create_task(self._renew_lease(build.id))
+            if self._slots.locked():
+                waiting = NewEvent(EventKind.PHASE, Phase.WAITING, "Waiting for another build to end.", datetime.now(UTC))
+                await self._store.append_events(build_stream(build.id), [waiting])
+                self._feed.notify(build_stream(build.id))
+            async with self._slots:
+                outcome = await self._run(build)
+            await self._end(build, outcome)
+            renewal.cancel()
+
+    async def _renew_lease(self, build_id: BuildId) -> None:
+        while True:
+            await asyncio.sleep(LEASE.total_seconds() / 3)
+            await self._store.lease_build(build_id, self._owner, LEASE)
+
+    async def _run(self, build: Build) -> RunnableImage | BuildFailure:
+        if build.id in self._cancelled:
+            return BuildFailure(FailureReason.CANCELLED, "The build was cancelled before it began.")
+        stream = build_stream(build.id)
+        try:
+            running = await self._builder.start(build.job)
+        except ReplayError as error:
+            return BuildFailure(FailureReason.CANNOT_BUILD, error.sentence)
+        except OSError:
+            log.exception("Build %s could not be started", build.id)
+            return _internal_failure(build)
+        self._running[build.id] = running
+        await self._store.mark_running(build.id)
+        if build.id in self._cancelled:
+            await running.cancel()
+        position = await self._store.stream_position(stream)
+        async for chunk in running.follow(position):
+            events = [_event_of(record) for record in chunk.records]
+            if not await self._store.append_log(stream, events, position, chunk.position):
+                raise _LostBuild(f"Another process reads the log of build {build.id}")
+            position = chunk.position
+            self._feed.notify(stream)
+        return await running.outcome()
+
+    async def _end(self, build: Build, outcome: RunnableImage | BuildFailure) -> None:
+        if isinstance(outcome, BuildFailure):
+            log.info("Build %s of %s failed: %s: %s", build.id, build.job.image_name, outcome.reason, outcome.message)
+            try:
+                await self._builder.discard(build.job)
+            except OSError:
+                # What cannot be removed now is removed by the sweep at the next start; the outcome is what people wait for.
+                log.exception("Could not remove what build %s left", build.id)
+            text = outcome.message
+        else:
+            log.info("Build %s of %s made %s", build.id, build.job.image_name, outcome.reference)
+            text = "The environment is built."
+        await self._store.finish_build(build.id, outcome, text)
+        self._feed.notify(build_stream(build.id))
+
+
+class _LostBuild(Exception):
+    """Another replica drives this build: leave it to that one."""
+
+
+def _internal_failure(build: Build) -> BuildFailure:
+    return BuildFailure(
+        FailureReason.INTERNAL,
+        "Something went wrong in Replay itself. Try again; if it happens again, tell the administrators "
+        f"the build's number, {build.id}.",
+    )
+
+
+def _event_of(record: LogRecord) -> NewEvent:
+    return NewEvent(record.kind, record.phase, record.text, datetime.fromtimestamp(record.at, UTC))
+
+

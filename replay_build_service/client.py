@@ -1,0 +1,70 @@
+"""What the spawner asks of the service: over the internal URL, with the service's own token from a file."""
+
+from pathlib import Path
+
+import httpx
+
+from replay_build_service.schemas import LaunchPlan, PlanRequest, Refusal
+
+PLAN_SECONDS = 30.0
+PING_SECONDS = 3.0
+
+
+class PlanRefused(Exception):
+    """The service answered that there is no such plan. ``kind`` is ``not_found``, ``used`` or ``refused``."""
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class ServiceUnavailable(Exception):
+    """The service did not answer, or not as the service does."""
+
+
+class ReplayClient:
+    """A connection pool to one service, for the hub's process."""
+
+    def __init__(self, url: str, token_file: Path) -> None:
+        self._token_file = token_file
+        self._client = httpx.AsyncClient(base_url=url.rstrip("/") + "/", timeout=PLAN_SECONDS, trust_env=False)
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+    async def is_up(self) -> bool:
+        """Whether the service answers now."""
+        try:
+            response = await self._client.get("health", timeout=PING_SECONDS)
+        except httpx.TransportError:
+            return False
+        return response.status_code == 200
+
+    async def plan(self, request: PlanRequest) -> LaunchPlan:
+        """Use a launch up and get its plan. Raises `PlanRefused` and `ServiceUnavailable`."""
+        try:
+            token = self._token_file.read_text().strip()
+            response = await self._client.post(
+                "internal/plan",
+                content=request.model_dump_json(),
+                headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+            )
+        except OSError as error:
+            raise ServiceUnavailable(f"The service's token cannot be read from {self._token_file}: {error.strerror}") from error
+        except httpx.TransportError as error:
+            raise ServiceUnavailable(f"Replay's build service does not answer: {error!r}") from error
+        try:
+            if response.status_code == 200:
+                return LaunchPlan.model_validate_json(response.content)
+            refusal = Refusal.model_validate_json(response.content)
+        except ValueError as error:
+            raise ServiceUnavailable(f"Replay's build service answered {response.status_code} with something unknown") from error
+        match response.status_code:
+            case 404:
+                raise PlanRefused(refusal.message, "not_found")
+            case 409:
+                raise PlanRefused(refusal.message, "used")
+            case 400 | 403 | 422:
+                raise PlanRefused(refusal.message, "refused")
+            case _:
+                raise ServiceUnavailable(refusal.message)

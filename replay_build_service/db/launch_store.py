@@ -1,0 +1,167 @@
+"""The part of the store that keeps launches and who holds which server. Used through `Store` only."""
+
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from replay_build_service.db.rows import launch_of, launch_row
+from replay_build_service.db.tables import ActiveServerRow, LaunchRow, StreamRow
+from replay_build_service.domain import BuildId, Launch, LaunchId, LaunchState, RunnableImage, launch_stream
+
+_FINAL = [state for state in LaunchState if state.is_final]
+
+
+class LaunchQueries:
+    """Launches and the row per (user, server name) that holds the active one."""
+
+    def _reading(self) -> AbstractAsyncContextManager[AsyncSession]:
+        raise AssertionError("Store opens its sessions")
+
+    def _writing(self) -> AbstractAsyncContextManager[AsyncSession]:
+        raise AssertionError("Store opens its sessions")
+
+    async def create_launch(self, launch: Launch) -> Launch:
+        """Store a launch and let it hold the person's server, where nothing else does.
+
+        Where a launch of the same image and path is on its way already, that one is returned and nothing is stored.
+        Where another launch holds the server, this one is stored as `LaunchState.CHOOSING`.
+        """
+        async with self._writing() as session:
+            holder = await _holder(session, launch.user, launch.server_name)
+            if holder is not None and not LaunchState(holder.state).is_final:
+                same = holder.image_name == str(launch.image_name) and holder.urlpath == launch.urlpath
+                if same and LaunchState(holder.state) in {LaunchState.BUILDING, LaunchState.STARTING}:
+                    return launch_of(holder)
+                row = launch_row(launch)
+                row.state = LaunchState.CHOOSING
+            else:
+                row = launch_row(launch)
+                if launch.state is not LaunchState.CHOOSING:
+                    await _hold(session, launch)
+            session.add(row)
+            session.add(StreamRow(id=launch_stream(launch.id), last_sequence=0, position=0, finished=False))
+            return launch_of(row)
+
+    async def take_server(self, launch: Launch, expected: LaunchId | None, state: LaunchState) -> bool:
+        """A launch that was choosing takes the server from ``expected``; false where that is not its holder any more.
+
+        The launch that held it is ended, whatever it was doing.
+        """
+        async with self._writing() as session:
+            holder = await _holder(session, launch.user, launch.server_name)
+            held_by = holder.id if holder is not None and not LaunchState(holder.state).is_final else None
+            if held_by != expected:
+                return False
+            taken = await session.execute(
+                update(LaunchRow)
+                .where(LaunchRow.id == launch.id, LaunchRow.state == LaunchState.CHOOSING)
+                .values(**_state_values(state))
+                .returning(LaunchRow.id)
+            )
+            if taken.first() is None:
+                return False
+            if holder is not None and held_by is not None:
+                holder.state, holder.ended_at = LaunchState.ENDED, datetime.now(UTC)
+            await _hold(session, launch)
+            return True
+
+    async def get_launch(self, launch_id: LaunchId) -> Launch | None:
+        async with self._reading() as session:
+            row = await session.get(LaunchRow, launch_id)
+            return None if row is None else launch_of(row)
+
+    async def holder(self, user: str, server_name: str) -> Launch | None:
+        """The launch that holds that server now; none where it has ended."""
+        async with self._reading() as session:
+            row = await _holder(session, user, server_name)
+            return None if row is None or LaunchState(row.state).is_final else launch_of(row)
+
+    async def recent_launches(self, user: str, limit: int = 10) -> Sequence[Launch]:
+        """The person's last launches, newest first."""
+        async with self._reading() as session:
+            rows = await session.scalars(
+                select(LaunchRow).where(LaunchRow.user == user).order_by(LaunchRow.created_at.desc()).limit(limit)
+            )
+            return [launch_of(row) for row in rows]
+
+    async def launches_in(self, states: Collection[LaunchState]) -> Sequence[Launch]:
+        async with self._reading() as session:
+            rows = await session.scalars(select(LaunchRow).where(LaunchRow.state.in_(states)))
+            return [launch_of(row) for row in rows]
+
+    async def move_launch(
+        self,
+        launch_id: LaunchId,
+        allowed_from: Collection[LaunchState],
+        to: LaunchState,
+        *,
+        failure: str | None = None,
+        image: RunnableImage | None = None,
+        build_id: BuildId | None = None,
+    ) -> bool:
+        """Change a launch's state by compare-and-set; false where it was in none of ``allowed_from``."""
+        values = _state_values(to)
+        if failure is not None:
+            values["failure"] = failure
+        if image is not None:
+            values |= {"image_reference": image.reference, "image_location": image.location}
+        if build_id is not None:
+            values["build_id"] = build_id
+        async with self._writing() as session:
+            moved = await session.execute(
+                update(LaunchRow)
+                .where(LaunchRow.id == launch_id, LaunchRow.state.in_(allowed_from))
+                .values(**values)
+                .returning(LaunchRow.id)
+            )
+            return moved.first() is not None
+
+    async def consume_launch(self, launch_id: LaunchId, user: str, server_name: str, max_age: timedelta) -> Launch | None:
+        """Use a launch up: once, by its own person, for its own server, while it is fresh. Otherwise ``None``."""
+        now = datetime.now(UTC)
+        async with self._writing() as session:
+            row = await session.scalar(
+                update(LaunchRow)
+                .where(
+                    LaunchRow.id == launch_id,
+                    LaunchRow.user == user,
+                    LaunchRow.server_name == server_name,
+                    LaunchRow.state == LaunchState.STARTING,
+                    LaunchRow.consumed_at.is_(None),
+                    LaunchRow.starting_at > now - max_age,
+                )
+                .values(consumed_at=now)
+                .returning(LaunchRow)
+            )
+            return None if row is None else launch_of(row)
+
+
+def _state_values(state: LaunchState) -> dict[str, object]:
+    values: dict[str, object] = {"state": state}
+    if state.is_final:
+        values["ended_at"] = datetime.now(UTC)
+    if state is LaunchState.STARTING:
+        values["starting_at"] = datetime.now(UTC)
+    return values
+
+
+async def _holder(session: AsyncSession, user: str, server_name: str) -> LaunchRow | None:
+    return await session.scalar(
+        select(LaunchRow)
+        .join(ActiveServerRow, ActiveServerRow.launch_id == LaunchRow.id)
+        .where(ActiveServerRow.user == user, ActiveServerRow.server_name == server_name)
+    )
+
+
+async def _hold(session: AsyncSession, launch: Launch) -> None:
+    await session.execute(
+        delete(ActiveServerRow).where(
+            ActiveServerRow.user == launch.user, ActiveServerRow.server_name == launch.server_name
+        )
+    )
+    await session.execute(
+        insert(ActiveServerRow).values(user=launch.user, server_name=launch.server_name, launch_id=launch.id)
+    )

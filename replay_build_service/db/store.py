@@ -1,0 +1,269 @@
+"""All that is asked of the database, as methods with the domain's types.
+
+Each method is one transaction. What a method returns is stored: nothing is acknowledged before its commit.
+States change by compare-and-set only, so that two replicas, or two requests in one millisecond, cannot both win.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from statistics import median
+
+from sqlalchemy import and_, delete, func, insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+
+from replay_build_service.db.launch_store import LaunchQueries
+from replay_build_service.db.rows import build_of, event_of, recipe_text, resolved_columns
+from replay_build_service.db.tables import BuildRow, EventRow, ImageRow, LaunchRow, StreamRow
+from replay_build_service.domain import (
+    Build,
+    BuildFailure,
+    BuildId,
+    BuildJob,
+    BuildStatus,
+    Event,
+    EventKind,
+    FailureReason,
+    ImageName,
+    LaunchState,
+    NewEvent,
+    Phase,
+    RunnableImage,
+    StreamPage,
+    build_stream,
+)
+
+
+class Store(LaunchQueries):
+    """The build service's memory, on an engine that `open_database` gave."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._writing_engine = engine.execution_options(writes=True)
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[AsyncSession]:
+        async with AsyncSession(self._engine, expire_on_commit=False) as session:
+            yield session
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncIterator[AsyncSession]:
+        async with AsyncSession(self._writing_engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    # images
+
+    async def find_image(self, name: ImageName) -> RunnableImage | None:
+        async with self._reading() as session:
+            row = await session.get(ImageRow, str(name))
+            return None if row is None else RunnableImage(row.reference, row.location)
+
+    async def forget_image(self, name: ImageName, image: RunnableImage) -> None:
+        """The image turned out not to be there any more: it will be built anew when asked for."""
+        async with self._writing() as session:
+            await session.execute(
+                delete(ImageRow).where(ImageRow.name == str(name), ImageRow.reference == image.reference)
+            )
+
+    # builds
+
+    async def join_build(self, job: BuildJob, requested_by: str) -> tuple[Build, bool]:
+        """The active build of that image, or a new one; and whether it is new. Any number of callers get one build."""
+        async with self._writing() as session:
+            active = await session.scalar(
+                select(BuildRow).where(BuildRow.image_name == str(job.image_name), BuildRow.active.is_(True))
+            )
+            if active is not None:
+                return build_of(active), False
+            row = BuildRow(
+                id=job.build_id,
+                image_name=str(job.image_name),
+                active=True,
+                status=BuildStatus.QUEUED,
+                recipe=recipe_text(job.recipe),
+                requested_by=requested_by,
+                created_at=datetime.now(UTC),
+                **resolved_columns(job.resolved),
+            )
+            session.add(row)
+            session.add(StreamRow(id=build_stream(job.build_id), last_sequence=0, position=0, finished=False))
+            return build_of(row), True
+
+    async def get_build(self, build_id: BuildId) -> Build | None:
+        async with self._reading() as session:
+            row = await session.get(BuildRow, build_id)
+            return None if row is None else build_of(row)
+
+    async def unfinished_builds(self) -> Sequence[Build]:
+        async with self._reading() as session:
+            rows = await session.scalars(select(BuildRow).where(BuildRow.active.is_(True)).order_by(BuildRow.created_at))
+            return [build_of(row) for row in rows]
+
+    async def known_build_ids(self) -> frozenset[BuildId]:
+        """Builds whose files are wanted: those that run and those whose image is kept."""
+        async with self._reading() as session:
+            active = await session.scalars(select(BuildRow.id).where(BuildRow.active.is_(True)))
+            kept = await session.scalars(select(ImageRow.build_id))
+            return frozenset(BuildId(found) for found in [*active, *kept])
+
+    async def lease_build(self, build_id: BuildId, owner: str, duration: timedelta) -> bool:
+        """Take or renew the right to drive a build; false where another holds it or the build is final."""
+        now = datetime.now(UTC)
+        async with self._writing() as session:
+            result = await session.execute(
+                update(BuildRow)
+                .where(
+                    BuildRow.id == build_id,
+                    BuildRow.active.is_(True),
+                    or_(BuildRow.lease_owner.is_(None), BuildRow.lease_owner == owner, BuildRow.lease_until < now),
+                )
+                .values(lease_owner=owner, lease_until=now + duration)
+                .returning(BuildRow.id)
+            )
+            return result.first() is not None
+
+    async def mark_running(self, build_id: BuildId) -> None:
+        async with self._writing() as session:
+            await session.execute(
+                update(BuildRow)
+                .where(BuildRow.id == build_id, BuildRow.status == BuildStatus.QUEUED)
+                .values(status=BuildStatus.RUNNING, started_at=datetime.now(UTC))
+            )
+
+    async def finish_build(self, build_id: BuildId, outcome: RunnableImage | BuildFailure, text: str) -> bool:
+        """Make a build final, with its image and the last event of its stream, at once; false where it was final before."""
+        now = datetime.now(UTC)
+        match outcome:
+            case RunnableImage(reference, location):
+                phase, status = Phase.BUILT, BuildStatus.SUCCEEDED
+                values = {"image_reference": reference, "image_location": location}
+            case BuildFailure(reason, message):
+                phase = Phase.FAILED
+                status = BuildStatus.CANCELLED if reason is FailureReason.CANCELLED else BuildStatus.FAILED
+                values = {"failure_reason": reason, "failure_message": message}
+        async with self._writing() as session:
+            row = (
+                await session.execute(
+                    update(BuildRow)
+                    .where(BuildRow.id == build_id, BuildRow.active.is_(True))
+                    .values(active=None, status=status, ended_at=now, **values)
+                    .returning(BuildRow.image_name)
+                )
+            ).first()
+            if row is None:
+                return False
+            if isinstance(outcome, RunnableImage):
+                await session.execute(delete(ImageRow).where(ImageRow.name == row.image_name))
+                session.add(
+                    ImageRow(
+                        name=row.image_name,
+                        reference=outcome.reference,
+                        location=outcome.location,
+                        build_id=build_id,
+                        created_at=now,
+                    )
+                )
+            await _append(session, build_stream(build_id), [NewEvent(EventKind.PHASE, phase, text, now)], finished=True)
+            return True
+
+    async def usual_build_seconds(self) -> float | None:
+        """The median of the last 20 builds that made an image; ``None`` where there was none."""
+        async with self._reading() as session:
+            rows = await session.execute(
+                select(BuildRow.created_at, BuildRow.ended_at)
+                .where(BuildRow.status == BuildStatus.SUCCEEDED, BuildRow.ended_at.is_not(None))
+                .order_by(BuildRow.ended_at.desc())
+                .limit(20)
+            )
+            seconds = [(ended - created).total_seconds() for created, ended in rows if ended is not None]
+            return median(seconds) if seconds else None
+
+    async def launches_waiting_for(self, build_id: BuildId) -> int:
+        """How many launches wait for this build."""
+        async with self._reading() as session:
+            count = select(func.count()).where(
+                LaunchRow.build_id == build_id, LaunchRow.state == LaunchState.BUILDING
+            )
+            return await session.scalar(count) or 0
+
+    # events
+
+    async def stream_position(self, stream: str) -> int:
+        """Where to read on in the log that the stream is made from."""
+        async with self._reading() as session:
+            row = await session.get(StreamRow, stream)
+            return 0 if row is None else row.position
+
+    async def append_log(self, stream: str, events: Sequence[NewEvent], before: int, after: int) -> bool:
+        """Store what was read between two positions of a log; false, and nothing stored, where another has read on from ``before``."""
+        async with self._writing() as session:
+            moved = await session.execute(
+                update(StreamRow)
+                .where(StreamRow.id == stream, StreamRow.position == before, StreamRow.finished.is_(False))
+                .values(position=after)
+                .returning(StreamRow.id)
+            )
+            if moved.first() is None:
+                return False
+            await _append(session, stream, events)
+            return True
+
+    async def append_events(self, stream: str, events: Sequence[NewEvent], *, finished: bool = False) -> None:
+        """Add to a stream; nothing is added to one that has finished."""
+        async with self._writing() as session:
+            await _append(session, stream, events, finished=finished)
+
+    async def read_events(self, stream: str, after: int, limit: int) -> StreamPage:
+        """Events with a sequence above ``after``, in order, and whether the stream ends with the last of them."""
+        async with self._reading() as session:
+            head = await session.get(StreamRow, stream)
+            if head is None:
+                return StreamPage((), finished=True)
+            rows = await session.scalars(
+                select(EventRow)
+                .where(and_(EventRow.stream == stream, EventRow.sequence > after))
+                .order_by(EventRow.sequence)
+                .limit(limit)
+            )
+            events = tuple(event_of(row) for row in rows)
+            last = events[-1].sequence if events else after
+            return StreamPage(events, finished=head.finished and last >= head.last_sequence)
+
+    async def ping(self) -> None:
+        """Raises where the database does not answer."""
+        async with self._engine.connect() as connection:
+            await _select_one(connection)
+
+
+async def _select_one(connection: AsyncConnection) -> None:
+    await connection.execute(select(1))
+
+
+async def _append(
+    session: AsyncSession, stream: str, events: Sequence[NewEvent], *, finished: bool = False
+) -> None:
+    row = (
+        await session.execute(
+            update(StreamRow)
+            .where(StreamRow.id == stream, StreamRow.finished.is_(False))
+            .values(last_sequence=StreamRow.last_sequence + len(events), finished=finished)
+            .returning(StreamRow.last_sequence)
+        )
+    ).first()
+    if row is None or not events:
+        return
+    first = row.last_sequence - len(events) + 1
+    await session.execute(
+        insert(EventRow),
+        [
+            {
+                "stream": stream,
+                "sequence": first + index,
+                "kind": event.kind,
+                "phase": event.phase,
+                "text": event.text,
+                "at": event.at,
+            }
+            for index, event in enumerate(events)
+        ],
+    )

@@ -1,0 +1,156 @@
+"""The tables, and for each stored field about a person its purpose and how long it is kept.
+
+``info={"personal": Personal(...)}`` on a column is the one place where that is written;
+``docs/personal-data.md`` is made from it.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, DateTime, Dialect, Index, String, Text, TypeDecorator
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+@dataclass(frozen=True, slots=True)
+class Personal:
+    """A field about a person: what it is kept for, and until when."""
+
+    purpose: str
+    retention: str
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """A point in time with its zone: stored as UTC without one, since SQLite keeps none."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {datetime: UTCDateTime()}
+
+
+class ResolvedColumns:
+    """A resolved ref, as builds and launches keep it."""
+
+    provider: Mapped[str] = mapped_column(String(32))
+    locator: Mapped[str] = mapped_column(Text)
+    ref: Mapped[str] = mapped_column(Text)
+    repository: Mapped[str] = mapped_column(Text)
+    fetch_url: Mapped[str] = mapped_column(Text)
+    version: Mapped[str] = mapped_column(String(128))
+
+
+class ImageRow(Base):
+    """An image that was made and can be run."""
+
+    __tablename__ = "images"
+
+    name: Mapped[str] = mapped_column(String(512), primary_key=True)
+    reference: Mapped[str] = mapped_column(Text)
+    location: Mapped[str] = mapped_column(Text)
+    build_id: Mapped[str] = mapped_column(String(32))
+    created_at: Mapped[datetime]
+
+
+class BuildRow(ResolvedColumns, Base):
+    """One attempt to make one image."""
+
+    __tablename__ = "builds"
+    __table_args__ = (Index("one_active_build_per_image", "image_name", "active", unique=True),)
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    image_name: Mapped[str] = mapped_column(String(512), index=True)
+    active: Mapped[bool | None]
+    """True until the build is final, then NULL: so that the unique index allows one active build of an image."""
+    status: Mapped[str] = mapped_column(String(16), index=True)
+    recipe: Mapped[str] = mapped_column(Text)
+    requested_by: Mapped[str] = mapped_column(
+        String(255),
+        info={"personal": Personal("who asked for a build first, to answer questions about it", "as long as the build's record")},
+    )
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    image_reference: Mapped[str | None] = mapped_column(Text)
+    image_location: Mapped[str | None] = mapped_column(Text)
+    failure_reason: Mapped[str | None] = mapped_column(String(32))
+    failure_message: Mapped[str | None] = mapped_column(Text)
+    lease_owner: Mapped[str | None] = mapped_column(String(255))
+    lease_until: Mapped[datetime | None]
+
+
+class StreamRow(Base):
+    """How far a stream of events has come."""
+
+    __tablename__ = "streams"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    last_sequence: Mapped[int] = mapped_column(default=0)
+    position: Mapped[int] = mapped_column(BigInteger, default=0)
+    """Where to read on in the builder's own log."""
+    finished: Mapped[bool] = mapped_column(default=False)
+
+
+class EventRow(Base):
+    """A phase or a line of a log."""
+
+    __tablename__ = "events"
+
+    stream: Mapped[str] = mapped_column(String(64), primary_key=True)
+    sequence: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(String(8))
+    phase: Mapped[str] = mapped_column(String(16))
+    text: Mapped[str] = mapped_column(Text)
+    at: Mapped[datetime]
+
+
+class LaunchRow(ResolvedColumns, Base):
+    """One person's wish to run one image."""
+
+    __tablename__ = "launches"
+    __table_args__ = (Index("launches_of_a_person", "user", "created_at"),)
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    user: Mapped[str] = mapped_column(
+        String(255), info={"personal": Personal("whose launch it is: access, one server at a time, “my last launches”", "as long as the launch's record")}
+    )
+    server_name: Mapped[str] = mapped_column(String(255))
+    image_name: Mapped[str] = mapped_column(String(512))
+    image_reference: Mapped[str | None] = mapped_column(Text)
+    image_location: Mapped[str | None] = mapped_column(Text)
+    build_id: Mapped[str | None] = mapped_column(String(32), index=True)
+    vo: Mapped[str] = mapped_column(
+        String(255), info={"personal": Personal("for which virtual organisation it runs: policy and accounting", "as long as the launch's record")}
+    )
+    urlpath: Mapped[str] = mapped_column(
+        Text, info={"personal": Personal("what to open in the session", "as long as the launch's record")}
+    )
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    created_at: Mapped[datetime] = mapped_column(
+        info={"personal": Personal("when it was asked for: “my last launches”, freshness", "as long as the launch's record")}
+    )
+    starting_at: Mapped[datetime | None]
+    """When its image was there and the hub was asked; from then on it is fresh for a while."""
+    consumed_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    failure: Mapped[str | None] = mapped_column(Text)
+
+
+class ActiveServerRow(Base):
+    """The launch that holds a person's server of that name. One row, changed by compare-and-set only."""
+
+    __tablename__ = "active_servers"
+
+    user: Mapped[str] = mapped_column(
+        String(255), primary_key=True, info={"personal": Personal("one server at a time", "until another launch takes its place")}
+    )
+    server_name: Mapped[str] = mapped_column(String(255), primary_key=True)
+    launch_id: Mapped[str] = mapped_column(String(32))

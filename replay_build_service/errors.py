@@ -1,0 +1,76 @@
+"""The error tree of the build service. Standard library only.
+
+Every error carries a sentence for the person (``str(error)``) that says what happened and what to do next.
+``web`` turns the tree into HTTP in one place; nothing else maps errors to status codes.
+
+    ReplayError
+    ├── BadLink                 the link itself cannot be understood
+    │   └── UnknownProvider
+    ├── NotFound                what was named does not exist, as far as this person may know
+    │   ├── RepositoryNotFound    gone, private or empty
+    │   └── RefNotFound           has ``nearest``: refs that do exist
+    ├── Refused                 understood, and not allowed
+    │   ├── OriginRefused         a host or address that Replay does not ask
+    │   └── NotPermitted          no VO, no policy, somebody else's
+    ├── Conflict                the state of things forbids it now (a consumed launch, a server that runs)
+    ├── CannotBuild             this builder cannot make an image of that repository
+    └── SourceFault             somebody else's fault, temporary: retried, then told
+"""
+
+
+class ReplayError(Exception):
+    """Something that a person is told. The message is a whole sentence, fit for a page."""
+
+    @property
+    def sentence(self) -> str:
+        """What the person reads."""
+        return str(self)
+
+
+class BadLink(ReplayError):
+    """The link cannot be understood: malformed, too long, or with characters that no link has."""
+
+
+class UnknownProvider(BadLink):
+    """The link names a provider that this service does not have."""
+
+
+class NotFound(ReplayError):
+    """What was named does not exist, or must look to this person as if it did not."""
+
+
+class RepositoryNotFound(NotFound):
+    """The repository is gone, private or empty."""
+
+
+class RefNotFound(NotFound):
+    """The repository is there, the ref is not."""
+
+    def __init__(self, message: str, nearest: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.nearest = nearest
+        """Refs of that repository that are spelled most alike, best first; may be empty."""
+
+
+class Refused(ReplayError):
+    """Understood, and not allowed."""
+
+
+class OriginRefused(Refused):
+    """A host off the list, a scheme other than HTTPS, or an address that is not public."""
+
+
+class NotPermitted(Refused):
+    """The person may not do this: no permitted VO, no policy, or it belongs to somebody else."""
+
+
+class Conflict(ReplayError):
+    """Not in the present state of things: a launch used already, another server that runs."""
+
+
+class CannotBuild(ReplayError):
+    """The repository asks for something that the configured builder does not do."""
+
+
+class SourceFault(ReplayError):
+    """A source of repositories, the hub or another service did not answer properly. Not a fact about what was asked."""

@@ -1,0 +1,174 @@
+"""The JupyterHub REST API, as far as Replay asks it, typed.
+
+https://jupyterhub.readthedocs.io/en/stable/reference/rest-api.html. The scopes that this needs, no more:
+``servers``, ``read:servers`` and ``read:users:name`` (for people's names and servers).
+"""
+
+import json
+import logging
+import re
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+import httpx_sse
+import stamina
+from pydantic import BaseModel, ValidationError
+
+from replay_build_service.domain import LaunchId, Server, ServerStatus, StartProgress
+from replay_build_service.errors import Conflict, SourceFault
+
+log = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 15.0
+PROGRESS_SILENCE_SECONDS = 120.0
+"""The hub sends a comment every few seconds while a server starts."""
+
+
+class _ServerModel(BaseModel):
+    ready: bool = False
+    pending: str | None = None
+    url: str = ""
+    user_options: dict[str, Any] | None = None
+
+
+class _UserModel(BaseModel):
+    servers: dict[str, _ServerModel] = {}
+
+
+class _ProgressModel(BaseModel):
+    message: str = ""
+    ready: bool = False
+    failed: bool = False
+
+
+class HubClient:
+    """One connection pool to the hub. Use as an asynchronous context manager."""
+
+    def __init__(self, api_url: str, token: str, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self._client = httpx.AsyncClient(
+            base_url=api_url.rstrip("/") + "/",
+            headers={"Authorization": f"token {token}"},
+            timeout=httpx.Timeout(ANSWER_SECONDS),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=50),
+            transport=transport,
+            trust_env=False,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.aclose()
+
+    async def server(self, user: str, server_name: str) -> Server:
+        """What the hub says of a person's server. Raises `SourceFault` where it does not answer."""
+        response = await self._ask("GET", f"users/{quote(user, safe='')}")
+        if response.status_code == 404:
+            return Server(ServerStatus.ABSENT)
+        try:
+            model = _UserModel.model_validate(_body(response)).servers.get(server_name)
+        except ValidationError as error:
+            raise SourceFault("The hub's answer was not understood. Try again in a moment.") from error
+        if model is None:
+            return Server(ServerStatus.ABSENT)
+        match model.pending, model.ready:
+            case "stop", _:
+                status = ServerStatus.STOPPING
+            case None, True:
+                status = ServerStatus.READY
+            case None, False:
+                return Server(ServerStatus.ABSENT)
+            case _:
+                status = ServerStatus.STARTING
+        launch = (model.user_options or {}).get("launch")
+        return Server(status, model.url, LaunchId(launch) if isinstance(launch, str) else None)
+
+    async def start(self, user: str, server_name: str, launch_id: LaunchId) -> None:
+        """Ask for a server of that launch: the bare body, which JupyterHub 5.5 and 6 both take whole as the options.
+
+        Raises `Conflict` with the hub's reason where it refuses.
+        """
+        response = await self._ask("POST", _server_path(user, server_name), content=json.dumps({"launch": launch_id}))
+        if response.status_code not in {201, 202}:
+            raise Conflict(f"The hub did not start your server: {_message(response)}")
+
+    async def stop(self, user: str, server_name: str) -> None:
+        """Ask for a server's end; it may take a while. No error where there is none."""
+        response = await self._ask("DELETE", _server_path(user, server_name))
+        if response.status_code not in {202, 204, 404}:
+            raise Conflict(f"The hub did not stop your server: {_message(response)}")
+
+    async def progress(self, user: str, server_name: str) -> AsyncIterator[StartProgress]:
+        """The events of a server's start, until it is ready or has failed."""
+        try:
+            async with httpx_sse.aconnect_sse(
+                self._client,
+                "GET",
+                f"{_server_path(user, server_name)}/progress",
+                timeout=httpx.Timeout(ANSWER_SECONDS, read=PROGRESS_SILENCE_SECONDS),
+            ) as source:
+                if source.response.status_code != 200:
+                    await source.response.aread()
+                    raise Conflict(f"The hub is not starting your server: {_message(source.response)}")
+                async for event in source.aiter_sse():
+                    model = _ProgressModel.model_validate_json(event.data)
+                    yield StartProgress(_plain(model.message), model.ready, model.failed)
+        except (httpx.TransportError, httpx_sse.SSEError, ValidationError) as error:
+            log.warning("Following the start of %s's server broke: %r", user, error)
+            raise SourceFault("The hub stopped answering while your server started. Open the link again.") from error
+
+    async def _ask(self, method: str, path: str, *, content: str | None = None) -> httpx.Response:
+        try:
+            async for attempt in stamina.retry_context(
+                on=(httpx.TransportError, _ServerError), attempts=3, wait_initial=0.1, wait_max=1.0, timeout=None
+            ):
+                with attempt:
+                    response = await self._client.request(method, path, content=content)
+                    if response.status_code in {502, 503, 504} or (method == "GET" and response.status_code >= 500):
+                        raise _ServerError(response.status_code)
+                    if response.status_code in {401, 403} and method == "GET":
+                        raise SourceFault(
+                            "The hub does not let Replay look at servers. An administrator must give the service its scopes."
+                        )
+                    return response
+        except (httpx.TransportError, _ServerError) as error:
+            log.warning("The hub did not answer %s %s: %r", method, path, error)
+            raise SourceFault("The hub does not answer just now. Try again in a moment.") from error
+        raise AssertionError("the attempts end with an answer or an error")
+
+
+class _ServerError(Exception):
+    """The hub, or what is before it, answered with a fault of its own."""
+
+
+_WRAPPED = re.compile(r"(?:Spawn failed: )?HTTP \d{3}: [^(]*\((?P<sentence>.*)\)", re.DOTALL)
+
+
+def _plain(message: str) -> str:
+    """The hub puts a refusal's sentence in brackets behind its status; a person needs the sentence."""
+    found = _WRAPPED.fullmatch(message)
+    return found["sentence"] if found else message
+
+
+def _server_path(user: str, server_name: str) -> str:
+    path = f"users/{quote(user, safe='')}"
+    return f"{path}/servers/{quote(server_name, safe='')}" if server_name else f"{path}/server"
+
+
+def _body(response: httpx.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError:
+        return None
+
+
+def _message(response: httpx.Response) -> str:
+    body = _body(response)
+    if isinstance(body, dict) and isinstance(body.get("message"), str):
+        return body["message"]
+    return f"it answered {response.status_code}."

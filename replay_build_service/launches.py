@@ -1,0 +1,358 @@
+"""From a person's consent to their server: policy, one server at a time, and the plan for the spawner.
+
+Knows the store and the hub by their protocols. A launch is on record before anybody is told of it; a service that
+died goes on with its launches where it left off.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Protocol, assert_never
+
+from replay_build_service.builds import Builds
+from replay_build_service.domain import (
+    BuildId,
+    EventKind,
+    Launch,
+    LaunchId,
+    LaunchState,
+    NewEvent,
+    Person,
+    Phase,
+    RepoSpec,
+    ResolvedRef,
+    RunnableImage,
+    Server,
+    ServerStatus,
+    VOPolicy,
+    launch_stream,
+    safe_urlpath,
+)
+from replay_build_service.errors import Conflict, NotFound, ReplayError, UnknownProvider
+from replay_build_service.events import EventFeed
+from replay_build_service.policies import PolicySet
+from replay_build_service.providers.base import RepoProvider
+from replay_build_service.starts import Hub, Starts
+
+log = logging.getLogger(__name__)
+
+FRESH = timedelta(minutes=10)
+"""How long after its image was there a launch may still be used."""
+
+
+class LaunchStore(Protocol):
+    """What launches ask of the database; see `replay_build_service.db.Store`."""
+
+    async def create_launch(self, launch: Launch) -> Launch: ...
+    async def take_server(self, launch: Launch, expected: LaunchId | None, state: LaunchState) -> bool: ...
+    async def get_launch(self, launch_id: LaunchId) -> Launch | None: ...
+    async def holder(self, user: str, server_name: str) -> Launch | None: ...
+    async def recent_launches(self, user: str, limit: int = 10) -> Sequence[Launch]: ...
+    async def launches_in(self, states: Collection[LaunchState]) -> Sequence[Launch]: ...
+    async def move_launch(
+        self,
+        launch_id: LaunchId,
+        allowed_from: Collection[LaunchState],
+        to: LaunchState,
+        *,
+        failure: str | None = None,
+        image: RunnableImage | None = None,
+        build_id: BuildId | None = None,
+    ) -> bool: ...
+    async def consume_launch(
+        self, launch_id: LaunchId, user: str, server_name: str, max_age: timedelta
+    ) -> Launch | None: ...
+    async def append_events(self, stream: str, events: Sequence[NewEvent], *, finished: bool = False) -> None: ...
+    async def launches_waiting_for(self, build_id: BuildId) -> int: ...
+    async def usual_build_seconds(self) -> float | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a person asks for, as it came in; nothing of it is trusted yet."""
+
+    repo: str
+    """``<provider>/<spec>``, as in a link."""
+    vo: str | None = None
+    urlpath: str = ""
+    version: str | None = None
+    """The commit that the person saw and agreed to; ``None`` (over the API) for whatever the ref means now."""
+    server_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """All that a person is shown before they agree."""
+
+    resolved: ResolvedRef
+    policies: Sequence[VOPolicy]
+    is_built: bool
+    usual_seconds: float | None
+    server: Server
+    holder: Launch | None
+    """The launch that holds the person's server now."""
+    same_image: bool
+    """The server that runs, or the launch on its way, is of this very image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A launch that was just used up, and with what it runs."""
+
+    launch: Launch
+    image: RunnableImage
+    policy: VOPolicy
+
+
+class Launches:
+    """The launches of one service."""
+
+    def __init__(
+        self,
+        store: LaunchStore,
+        providers: Mapping[str, RepoProvider],
+        builds: Builds,
+        hub: Hub,
+        policies: PolicySet,
+        feed: EventFeed,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        self._store = store
+        self._providers = providers
+        self._builds = builds
+        self._hub = hub
+        self._policies = policies
+        self._feed = feed
+        self._tasks = tasks
+        self._starts = Starts(store, hub, feed)
+
+    async def consent(self, person: Person, repo: str, server_name: str = "") -> Consent:
+        """What would run, for the page that asks. Starts nothing and stores nothing."""
+        policies = self._policies.permitted(person)
+        resolved = await self._resolve(RepoSpec.parse(repo))
+        name = self._builds.name_of(resolved)
+        holder, server = await self.standing(person, server_name)
+        return Consent(
+            resolved=resolved,
+            policies=policies,
+            is_built=await self._builds.find(name) is not None,
+            usual_seconds=await self._store.usual_build_seconds(),
+            server=server,
+            holder=holder,
+            same_image=holder is not None and holder.image_name == name,
+        )
+
+    async def standing(self, person: Person, server_name: str = "") -> tuple[Launch | None, Server]:
+        """Which launch holds the person's server, and what the hub says of it; brings our record up to date."""
+        holder = await self._store.holder(person.name, server_name)
+        server = await self._hub.server(person.name, server_name)
+        if holder is not None and holder.state is LaunchState.RUNNING and not _is_of(server, holder):
+            await self._end(holder.id, {LaunchState.RUNNING}, "The session has ended.")
+            holder = None
+        return holder, server
+
+    async def create(self, person: Person, wish: Wish) -> Launch:
+        """Put a launch on record and see to it: the person's consent, given by a form or with a token.
+
+        The launch that comes back may be one that was on its way already, or one that must be chosen (`LaunchState.CHOOSING`).
+        Raises `BadLink`, `NotPermitted`, `NotFound` and whatever the provider raises.
+        """
+        policy = self._policies.choose(person, wish.vo)
+        urlpath = safe_urlpath(wish.urlpath)
+        resolved = await self._resolve_wish(wish)
+        holder, server = await self.standing(person, wish.server_name)
+        name = self._builds.name_of(resolved)
+        image = await self._builds.find(name)
+        is_free = server.status is ServerStatus.ABSENT or holder is not None
+        state = LaunchState.STARTING if image else LaunchState.BUILDING
+        launch = Launch(
+            id=LaunchId(secrets.token_hex(16)),
+            user=person.name,
+            server_name=wish.server_name,
+            resolved=resolved,
+            image_name=name,
+            vo=policy.vo,
+            urlpath=urlpath,
+            state=state if is_free else LaunchState.CHOOSING,
+            created_at=datetime.now(UTC),
+            image=image,
+        )
+        stored = await self._store.create_launch(launch)
+        if stored.id == launch.id and stored.state is not LaunchState.CHOOSING:
+            self._see_to(stored, server)
+        return stored
+
+    async def create_now(self, person: Person, wish: Wish) -> Planned:
+        """For a spawn that names a repository itself: only where the image is built and the server is free."""
+        policy = self._policies.choose(person, wish.vo)
+        resolved = await self._resolve_wish(wish)
+        name = self._builds.name_of(resolved)
+        image = await self._builds.find(name)
+        if image is None:
+            raise Conflict(
+                "This repository is not built yet, and a server cannot wait for that. "
+                "Open its link, or POST it to the Replay service's api/launches and follow the launch."
+            )
+        launch = Launch(
+            id=LaunchId(secrets.token_hex(16)),
+            user=person.name,
+            server_name=wish.server_name,
+            resolved=resolved,
+            image_name=name,
+            vo=policy.vo,
+            urlpath=safe_urlpath(wish.urlpath),
+            state=LaunchState.STARTING,
+            created_at=datetime.now(UTC),
+            image=image,
+        )
+        holder = await self._store.holder(person.name, wish.server_name)
+        if holder is not None and holder.state is LaunchState.RUNNING:
+            # The hub starts a server, so the one on our record has ended.
+            await self._end(holder.id, {LaunchState.RUNNING}, "The session has ended.")
+        stored = await self._store.create_launch(launch)
+        if stored.id != launch.id or stored.state is not LaunchState.STARTING:
+            raise Conflict("Another launch of yours is on its way. Open or stop that one first.")
+        planned = await self.plan(launch.id, person.name, wish.server_name)
+        self._tasks.create_task(self._starts.follow(planned.launch), name=f"launch {launch.id}")
+        return planned
+
+    async def plan(self, launch_id: LaunchId, user: str, server_name: str) -> Planned:
+        """Use a launch up, for the spawner. Once.
+
+        Raises `NotFound` for one that is not this person's, and `Conflict` for one that was used or is too old.
+        """
+        launch = await self._store.consume_launch(launch_id, user, server_name, FRESH)
+        if launch is None:
+            known = await self._store.get_launch(launch_id)
+            if known is None or known.user != user or known.server_name != server_name:
+                raise NotFound("There is no such launch of yours. Open the repository's link again.")
+            raise Conflict("This launch was used already, or it waited too long. Open the repository's link again.")
+        if launch.image is None:
+            raise AssertionError(f"Launch {launch_id} is starting without an image")
+        return Planned(launch, launch.image, self._policies.choose(Person(user, frozenset({launch.vo})), launch.vo))
+
+    async def get(self, person: Person, launch_id: LaunchId) -> Launch:
+        """A launch of this person's. Raises `NotFound` for anybody else's, as for one that never was."""
+        launch = await self._store.get_launch(launch_id)
+        if launch is None or launch.user != person.name:
+            raise NotFound("There is no such launch of yours.")
+        return launch
+
+    async def recent(self, person: Person) -> Sequence[Launch]:
+        return await self._store.recent_launches(person.name)
+
+    async def replace(self, person: Person, launch_id: LaunchId, instead_of: LaunchId | None) -> Launch:
+        """The person's choice: stop what holds their server, and let this launch have it.
+
+        ``instead_of`` is the launch that they saw holding it; `Conflict` where that has changed meanwhile.
+        """
+        launch = await self.get(person, launch_id)
+        if launch.state is not LaunchState.CHOOSING:
+            return launch
+        if not await self._store.take_server(launch, instead_of, LaunchState.BUILDING):
+            raise Conflict("Something else has taken your server meanwhile. Look again and choose.")
+        if instead_of is not None:
+            await self._say(instead_of, Phase.FAILED, "You launched something else instead.", finished=True)
+        taken = await self.get(person, launch_id)
+        self._tasks.create_task(self._drive(taken, stop_first=True), name=f"launch {launch_id}")
+        return taken
+
+    async def give_up(self, person: Person, launch_id: LaunchId) -> None:
+        """The person does not want this launch any more. Its build ends too where nobody else waits for it."""
+        launch = await self.get(person, launch_id)
+        match launch.state:
+            case LaunchState.BUILDING | LaunchState.CHOOSING:
+                await self._end(launch.id, {LaunchState.BUILDING, LaunchState.CHOOSING}, "You gave up this launch.")
+                if launch.build_id is not None and not await self._store.launches_waiting_for(launch.build_id):
+                    await self._builds.cancel(launch.build_id)
+            case LaunchState.STARTING | LaunchState.RUNNING:
+                await self.stop_server(person, launch.server_name)
+            case LaunchState.ENDED | LaunchState.FAILED:
+                pass
+            case _:
+                assert_never(launch.state)
+
+    async def stop_server(self, person: Person, server_name: str = "") -> None:
+        """Stop the person's server, whatever it runs, and wait until it is gone."""
+        holder = await self._store.holder(person.name, server_name)
+        await self._starts.stop(person.name, server_name)
+        if holder is not None and holder.state in {LaunchState.RUNNING, LaunchState.STARTING}:
+            await self._end(holder.id, {LaunchState.RUNNING, LaunchState.STARTING}, "You stopped the session.")
+
+    async def recover(self) -> None:
+        """Go on with the launches that an earlier process left on their way."""
+        for launch in await self._store.launches_in({LaunchState.BUILDING, LaunchState.STARTING}):
+            self._tasks.create_task(self._drive(launch), name=f"launch {launch.id}")
+
+    # from here on: one launch's way
+
+    def _see_to(self, launch: Launch, server: Server) -> None:
+        self._tasks.create_task(self._drive(launch, server=server), name=f"launch {launch.id}")
+
+    async def _drive(self, launch: Launch, *, server: Server | None = None, stop_first: bool = False) -> None:
+        try:
+            if stop_first:
+                await self._say(launch.id, Phase.WAITING, "Stopping your running server.")
+                await self._starts.stop(launch.user, launch.server_name)
+            if launch.state is LaunchState.BUILDING:
+                image = await self._image_for(launch)
+                if not await self._store.move_launch(
+                    launch.id, {LaunchState.BUILDING}, LaunchState.STARTING, image=image
+                ):
+                    return
+                server = None
+            await self._starts.start(launch, server)
+        except ReplayError as error:
+            await self._starts.fail(launch.id, error.sentence)
+        except Exception:
+            # A fault of our own or of the database: this one launch ends, with a number to ask about; the service lives.
+            log.exception("Launch %s broke", launch.id)
+            await self._starts.fail(
+                launch.id,
+                f"Something went wrong in Replay itself. Try again; if it happens again, tell the administrators the launch's number, {launch.id}.",
+            )
+
+    async def _image_for(self, launch: Launch) -> RunnableImage:
+        found = await self._builds.ensure(launch.resolved, launch.user)
+        if isinstance(found, RunnableImage):
+            return found
+        if launch.build_id != found.id:
+            await self._store.move_launch(launch.id, {LaunchState.BUILDING}, LaunchState.BUILDING, build_id=found.id)
+            await self._say(launch.id, Phase.WAITING, "Your launch waits for its build.")
+        build = await self._builds.finished(found.id)
+        if build.image is None:
+            raise BuildFailed(build.failure.message if build.failure else "The build ended without an image.")
+        return build.image
+
+    async def _resolve_wish(self, wish: Wish) -> ResolvedRef:
+        spec = RepoSpec.parse(wish.repo)
+        if wish.version is None or wish.version == spec.ref:
+            return await self._resolve(spec)
+        pinned = await self._resolve(RepoSpec(spec.provider, spec.locator, wish.version))
+        return ResolvedRef(pinned.repository, spec, pinned.fetch_url, pinned.version)
+
+    async def _resolve(self, spec: RepoSpec) -> ResolvedRef:
+        provider = self._providers.get(spec.provider)
+        if provider is None:
+            raise UnknownProvider(f"The provider “{spec.provider}” is switched off here.")
+        return await provider.resolve(spec)
+
+    async def _end(self, launch_id: LaunchId, allowed_from: Collection[LaunchState], text: str) -> None:
+        if await self._store.move_launch(launch_id, allowed_from, LaunchState.ENDED):
+            await self._say(launch_id, Phase.FAILED, text, finished=True)
+
+    async def _say(self, launch_id: LaunchId, phase: Phase, text: str, *, finished: bool = False) -> None:
+        event = NewEvent(EventKind.PHASE, phase, text, datetime.now(UTC))
+        await self._store.append_events(launch_stream(launch_id), [event], finished=finished)
+        self._feed.notify(launch_stream(launch_id))
+
+
+class BuildFailed(ReplayError):
+    """The build that a launch waited for made no image."""
+
+
+def _is_of(server: Server, launch: Launch) -> bool:
+    return server.status is not ServerStatus.ABSENT and server.launch_id == launch.id

@@ -1,0 +1,454 @@
+"""What may be reached from here: the one rule for every outgoing request, whoever makes it.
+
+Links come from strangers, so a link must not be able to make the service ask a host that nobody chose, nor an address
+inside the site. The rule has three parts. A name has to be on the administrator's list, over HTTPS, on the default
+port, without credentials in the URL. Every address that the name means at that moment has to be public. And the
+connection is made to one of exactly those addresses, so that a name which changes its meaning between the check and
+the connection gains nothing. An origin that the administrator lists as exempt (``scheme://host:port``, exactly) is
+asked as it is, over HTTP and at a private address too.
+
+This room knows no provider, no git and no database; it imports the domain's errors, httpx and httpcore.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import os
+import re
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, Self, TypeAlias, cast
+from urllib.parse import urlsplit
+
+import httpcore
+import httpx
+
+from replay_build_service.errors import BadLink, OriginRefused, SourceFault
+
+__all__ = [
+    "DEFAULT_ALLOWED_HOSTS",
+    "GuardedTransport",
+    "Origin",
+    "OutgoingRules",
+    "Resolver",
+    "VettedOrigin",
+    "admit",
+    "certificate_file",
+    "guarded_client",
+    "is_public",
+    "resolve_host",
+    "vet",
+]
+
+DEFAULT_ALLOWED_HOSTS = frozenset(
+    {
+        "bitbucket.org",
+        "codeberg.org",
+        "framagit.org",
+        "gist.github.com",
+        "git.sr.ht",
+        "github.com",
+        "gitlab.com",
+    }
+)
+"""Public forges that anybody can have a repository on. An administrator's own list replaces it."""
+
+RESOLVE_TIMEOUT = 10.0
+"""Seconds that a name may take to resolve."""
+
+_DEFAULT_PORTS = {"https": 443, "http": 80}
+
+Resolver: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
+"""From a host name and a port to the addresses it has now, in the order to try them. Raises `SourceFault`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a request goes: RFC 6454's scheme, host and port, in one canonical spelling."""
+
+    scheme: str
+    """``https`` or ``http``."""
+    host: str
+    """ASCII, in lower case, without a trailing dot; an IPv6 address stands without its brackets."""
+    port: int
+
+    @classmethod
+    def of_url(cls, url: str) -> Self:
+        """The origin of a URL. Strict, so that no two parsers can read two hosts from one text.
+
+        Raises `BadLink` for what is no URL with a host, `OriginRefused` for another scheme than HTTP and HTTPS and for
+        credentials in the URL.
+        """
+        if "\\" in url or any(character.isspace() or not character.isprintable() for character in url):
+            raise BadLink("The address holds spaces, control characters or a backslash, so it is not a URL.")
+        try:
+            parts = urlsplit(url)
+            port, name = parts.port, parts.hostname or ""
+        except ValueError as error:
+            raise BadLink("The address is not a URL. It should read https://host/path.") from error
+        if parts.scheme not in _DEFAULT_PORTS:
+            raise OriginRefused(f"Replay fetches over https:// only, not over “{parts.scheme[:20]}:”.")
+        if "@" in parts.netloc:
+            raise OriginRefused(
+                "The address holds a user name or a password. Replay sends no credentials; leave them out."
+            )
+        return cls(parts.scheme, _canonical_host(name), _DEFAULT_PORTS[parts.scheme] if port is None else port)
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{_bracketed(self.host)}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class VettedOrigin:
+    """An origin that may be asked, and the addresses that were checked: connect to these and to no other."""
+
+    scheme: str
+    host: str
+    port: int
+    addresses: tuple[str, ...]
+    """In the order to try them. Empty only where a proxy resolves the name."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingRules:
+    """What the administrator allows. Plain data: it travels to detached builders as JSON.
+
+    Raises `ValueError` for an entry that could never match, so that a typing error shows at the start of the service.
+    """
+
+    allowed_hosts: frozenset[str] = DEFAULT_ALLOWED_HOSTS
+    """``example.org`` (that name alone), ``*.example.org`` (every name below it, not itself); ``:port`` for another port than 443."""
+    exempt_origins: frozenset[str] = frozenset()
+    """``scheme://host:port`` that are asked over HTTP too and at any address. Exact, never a pattern."""
+    proxy: str | None = None
+    """A forward proxy for all but the exempt origins. It resolves names, so it is then the one that keeps to public addresses."""
+    ca_file: str | None = None
+    """PEM file of the certificate authorities to trust; ``None`` for the system's, or ``SSL_CERT_FILE``."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "allowed_hosts", frozenset(_host_rule(entry) for entry in self.allowed_hosts))
+        object.__setattr__(self, "exempt_origins", frozenset(_exempt_origin(entry) for entry in self.exempt_origins))
+
+    def is_exempt(self, origin: Origin) -> bool:
+        """Whether the administrator listed exactly this origin."""
+        return str(origin) in self.exempt_origins
+
+    def allows(self, host: str, port: int) -> bool:
+        """Whether the host is on the list, at that port."""
+        suffix = "" if port == 443 else f":{port}"
+        labels = host.split(".")
+        below = ("*." + ".".join(labels[start:]) for start in range(1, len(labels)))
+        return any(f"{name}{suffix}" in self.allowed_hosts for name in (host, *below))
+
+    def to_json(self) -> str:
+        """For `from_json`, in another process."""
+        return json.dumps(
+            {
+                "allowed_hosts": sorted(self.allowed_hosts),
+                "exempt_origins": sorted(self.exempt_origins),
+                "proxy": self.proxy,
+                "ca_file": self.ca_file,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The inverse of `to_json`. Raises `ValueError` for anything else."""
+        try:
+            fields = cast("dict[str, Any]", json.loads(text))
+            return cls(
+                frozenset(cast("list[str]", fields["allowed_hosts"])),
+                frozenset(cast("list[str]", fields["exempt_origins"])),
+                cast("str | None", fields["proxy"]),
+                cast("str | None", fields["ca_file"]),
+            )
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError("These are no outgoing rules.") from error
+
+
+def admit(url: str, rules: OutgoingRules) -> Origin:
+    """The part of the rule that needs no network: scheme, host, port, credentials.
+
+    Raises `BadLink` and `OriginRefused`.
+    """
+    origin = Origin.of_url(url)
+    if rules.is_exempt(origin):
+        return origin
+    if not rules.allows(origin.host, 443 if origin.scheme == "http" and origin.port == 80 else origin.port):
+        port = "" if origin.port == _DEFAULT_PORTS[origin.scheme] else f" at port {origin.port}"
+        raise OriginRefused(
+            f"{origin.host}{port} is not among the hosts that this Replay fetches from. "
+            "An administrator of this hub can add it."
+        )
+    if origin.scheme != "https":
+        raise OriginRefused(
+            f"Replay asks {origin.host} over https:// only. Use the https:// address, or ask an administrator "
+            "of this hub to add this one."
+        )
+    return origin
+
+
+async def resolve_host(host: str, port: int) -> Sequence[str]:
+    """The system's resolver. Raises `SourceFault` where the name does not resolve in time or not at all."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(RESOLVE_TIMEOUT):
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise SourceFault(f"The name {host} could not be resolved. Check the spelling, or try again later.") from error
+    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
+
+
+async def vet(url: str, rules: OutgoingRules, *, resolver: Resolver = resolve_host) -> VettedOrigin:
+    """The whole rule, right before a connection: the origin and the addresses to connect to.
+
+    Raises `BadLink`, `OriginRefused`, and `SourceFault` where the name cannot be resolved now.
+    """
+    origin = admit(url, rules)
+    if rules.proxy is not None and not rules.is_exempt(origin):
+        return VettedOrigin(origin.scheme, origin.host, origin.port, ())
+    addresses = await _addresses(origin.host, origin.port, resolver, any_address=rules.is_exempt(origin))
+    return VettedOrigin(origin.scheme, origin.host, origin.port, addresses)
+
+
+async def _addresses(host: str, port: int, resolver: Resolver, *, any_address: bool) -> tuple[str, ...]:
+    literal = _literal(host)
+    addresses = (host,) if literal is not None else tuple(await resolver(host, port))
+    if not addresses:
+        raise SourceFault(f"The name {host} has no address at the moment. Try again later.")
+    if not any_address and not all(is_public(address) for address in addresses):
+        raise OriginRefused(
+            f"{host} leads to an address that is not public, and Replay asks public ones only. "
+            "An administrator of this hub can add its origin."
+        )
+    return addresses
+
+
+# What ipaddress calls global although no public server lives there, or did so in some Python versions: deprecated
+# relays (RFC 7526), documentation (RFC 9637), protocol assignments with Teredo (RFC 2928), a cloud's host channel.
+_NEVER_PUBLIC_V4 = tuple(map(ipaddress.IPv4Network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")))
+_NEVER_PUBLIC_V6 = tuple(map(ipaddress.IPv6Network, ("2001::/23", "3fff::/20")))
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")  # RFC 4291: nothing else is assigned to hosts of the internet
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052
+
+
+def is_public(address: str) -> bool:
+    """Whether an address is one of the public internet; an IPv4 address inside an IPv6 one counts as what it leads to.
+
+    From the IANA special-purpose registries (RFC 6890); text that is no address is not public.
+    """
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    if isinstance(parsed, IPv4Address):
+        return _is_public_v4(parsed)
+    inner = _embedded(parsed)
+    if inner is not None:
+        return _is_public_v4(inner)
+    return (
+        parsed.scope_id is None
+        and parsed in _GLOBAL_UNICAST
+        and parsed.is_global
+        and not any(parsed in network for network in _NEVER_PUBLIC_V6)
+    )
+
+
+def _is_public_v4(address: IPv4Address) -> bool:
+    never = address.is_multicast or address.is_reserved or any(address in network for network in _NEVER_PUBLIC_V4)
+    return address.is_global and not never
+
+
+def _embedded(address: IPv6Address) -> IPv4Address | None:
+    if address in _NAT64:
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour
+
+
+def _literal(host: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+_HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
+
+
+def _canonical_host(name: str) -> str:
+    """Raises `BadLink` for a text that is no host's name."""
+    literal = _literal(name)
+    if literal is not None:
+        return str(literal)
+    try:
+        host = name.removesuffix(".").encode("idna").decode("ascii").lower()
+    except UnicodeError as error:
+        raise BadLink("The address names no host that could exist.") from error
+    if len(host) > 253 or not _HOST.fullmatch(host):
+        raise BadLink("The address names no host that could exist.")
+    return host
+
+
+def _host_rule(entry: str) -> str:
+    name, _, port = entry.strip().partition(":")
+    pattern = "*." if name.startswith("*.") else ""
+    try:
+        host = _canonical_host(name.removeprefix("*."))
+    except BadLink as error:
+        raise ValueError(f"“{entry}” is neither a host's name nor a pattern such as *.example.org.") from error
+    if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise ValueError(f"“{entry}” names no port that could exist.")
+    return f"{pattern}{host}" + (f":{int(port)}" if port and int(port) != 443 else "")
+
+
+def _exempt_origin(entry: str) -> str:
+    try:
+        parts = urlsplit(entry.strip())
+        origin = Origin.of_url(entry.strip())
+    except (ValueError, BadLink, OriginRefused) as error:
+        raise ValueError(f"“{entry}” is no origin such as http://127.0.0.1:8080.") from error
+    if parts.path not in {"", "/"} or parts.query or parts.fragment:
+        raise ValueError(f"“{entry}” is more than an origin: an exemption covers a whole scheme://host:port.")
+    return str(origin)
+
+
+def certificate_file(rules: OutgoingRules) -> str | None:
+    """The file of certificate authorities to trust, ``None`` for the system's own."""
+    return rules.ca_file or os.environ.get("SSL_CERT_FILE") or None
+
+
+def _ssl_context(rules: OutgoingRules) -> ssl.SSLContext:
+    file = certificate_file(rules)
+    return httpx.create_ssl_context() if file is None else ssl.create_default_context(cafile=file)
+
+
+class _CheckedBackend(httpcore.AsyncNetworkBackend):
+    """Connects to a name's addresses only after all of them were looked at."""
+
+    def __init__(self, rules: OutgoingRules, resolver: Resolver) -> None:
+        self._rules = rules
+        self._resolver = resolver
+        # httpcore also declares a stand-in of this name, for installations that have no anyio; httpx requires anyio.
+        self._sockets = cast("httpcore.AsyncNetworkBackend", cast("Callable[[], object]", httpcore.AnyIOBackend)())
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109  httpcore's signature
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        exempt = any(self._rules.is_exempt(Origin(scheme, host, port)) for scheme in _DEFAULT_PORTS)
+        addresses = await _addresses(host, port, self._resolver, any_address=exempt)
+        failure: httpcore.ConnectError | httpcore.ConnectTimeout | None = None
+        for address in addresses:
+            try:
+                return await self._sockets.connect_tcp(address, port, timeout, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure or httpcore.ConnectError(f"{host} has no address")
+
+    async def sleep(self, seconds: float) -> None:
+        await self._sockets.sleep(seconds)
+
+
+class GuardedTransport(httpx.AsyncBaseTransport):
+    """httpx over the rule above. Each request, so each hop of a redirect too, is admitted anew.
+
+    Raises what `vet` raises and, for the rest, httpx's own errors.
+    """
+
+    def __init__(self, rules: OutgoingRules, *, resolver: Resolver = resolve_host, max_connections: int = 100) -> None:
+        self._rules = rules
+        context = _ssl_context(rules)
+        self._direct = httpcore.AsyncConnectionPool(
+            ssl_context=context,
+            max_connections=max_connections,
+            max_keepalive_connections=20,
+            keepalive_expiry=5.0,
+            network_backend=_CheckedBackend(rules, resolver),
+        )
+        self._proxied = (
+            None
+            if rules.proxy is None
+            else httpcore.AsyncHTTPProxy(rules.proxy, ssl_context=context, max_connections=max_connections)
+        )
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        origin = admit(str(request.url), self._rules)
+        pool = self._direct if self._proxied is None or self._rules.is_exempt(origin) else self._proxied
+        target = httpcore.URL(scheme=origin.scheme, host=origin.host, port=origin.port, target=request.url.raw_path)
+        with _as_httpx_errors(request):
+            answer = await pool.handle_async_request(
+                httpcore.Request(
+                    request.method,
+                    target,
+                    headers=request.headers.raw,
+                    content=cast("httpx.AsyncByteStream", request.stream),  # the only kind that an AsyncClient sends
+                    extensions=request.extensions,
+                )
+            )
+        return httpx.Response(
+            answer.status,
+            headers=answer.headers,
+            stream=_Body(answer, request),
+            # httpcore leaves the values' types open, as httpx does
+            extensions=cast("dict[str, Any]", answer.extensions),  # pyright: ignore[reportUnknownMemberType]
+        )
+
+    async def aclose(self) -> None:
+        await self._direct.aclose()
+        if self._proxied is not None:
+            await self._proxied.aclose()
+
+
+class _Body(httpx.AsyncByteStream):
+    def __init__(self, answer: httpcore.Response, request: httpx.Request) -> None:
+        self._answer = answer
+        self._request = request
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with _as_httpx_errors(self._request):
+            async for part in self._answer.aiter_stream():
+                yield part
+
+    async def aclose(self) -> None:
+        await self._answer.aclose()
+
+
+@contextmanager
+def _as_httpx_errors(request: httpx.Request) -> Generator[None]:
+    """httpx names its transport errors as httpcore does."""
+    try:
+        yield
+    except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, httpcore.ProxyError) as error:
+        kind = getattr(httpx, type(error).__name__, httpx.TransportError)
+        raise cast("type[httpx.TransportError]", kind)(str(error), request=request) from error
+
+
+def guarded_client(
+    rules: OutgoingRules, *, resolver: Resolver = resolve_host, timeout: float = 10.0
+) -> httpx.AsyncClient:
+    """An HTTP client that keeps the rule: nothing from the environment, and no redirect followed unless a call asks for it.
+
+    httpx then drops ``Authorization`` where the host changes; other headers with secrets belong on no redirected request.
+    """
+    return httpx.AsyncClient(
+        transport=GuardedTransport(rules, resolver=resolver),
+        trust_env=False,
+        follow_redirects=False,
+        max_redirects=5,
+        timeout=timeout,
+        headers={"User-Agent": "replay-build-service"},
+    )

@@ -1,0 +1,141 @@
+"""The wire between spawner and service, and the API's answers, as pydantic models.
+
+The spawner imports this module and `replay_build_service.client`, and nothing else of the service.
+"""
+
+from pydantic import BaseModel, ConfigDict
+
+from replay_build_service.domain import Launch, RepoSpec
+from replay_build_service.errors import BadLink
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ResourcesModel(_Frozen):
+    """Memory in bytes, CPU in cores; none is no limit and no guarantee."""
+
+    memory_guarantee: int | None = None
+    memory_limit: int | None = None
+    cpu_guarantee: float | None = None
+    cpu_limit: float | None = None
+
+
+class LaunchPlan(_Frozen):
+    """All that the spawner needs to start a server of a launch."""
+
+    launch: str
+    user: str
+    vo: str
+    repository: str
+    """The canonical address of the repository."""
+    ref: str
+    version: str
+    """The commit."""
+    link: str
+    """Path of the link that made it: ``/v2/…``."""
+    image_name: str
+    image: str
+    """What runs, by digest."""
+    location: str
+    """Where the image lies: a folder, or the registry's name."""
+    command: list[str]
+    environment: dict[str, str]
+    """May hold the placeholder ``{home}``: the session's own folder."""
+    source: str | None
+    """A folder whose content becomes the session's own folder."""
+    urlpath: str
+    resources: ResourcesModel
+
+
+class PlanRequest(_Frozen):
+    """The spawner's question: what a launch is to run. Using a plan uses the launch up."""
+
+    user: str
+    server_name: str
+    launch: str | None = None
+    repo: str | None = None
+    vo: str | None = None
+    urlpath: str = ""
+    groups: list[str] = []
+    """The hub's groups of that person; asked for where a repository is named without a launch."""
+
+
+class Refusal(_Frozen):
+    """Why there is no plan, or what went wrong: one sentence, and the number that finds the log line."""
+
+    error: str
+    message: str
+    id: str | None = None
+    nearest: list[str] = []
+
+
+class LaunchRequest(_Frozen):
+    """``POST …/api/launches``."""
+
+    repo: str
+    vo: str | None = None
+    urlpath: str = ""
+    version: str | None = None
+    server_name: str = ""
+
+
+class LaunchModel(_Frozen):
+    """A launch as the API tells it."""
+
+    id: str
+    state: str
+    repository: str
+    ref: str
+    version: str
+    image_name: str
+    image: str | None
+    build: str | None
+    vo: str
+    urlpath: str
+    created_at: str
+    failure: str | None
+    url: str
+    """The launch's page."""
+    events_url: str
+
+    @classmethod
+    def of(cls, launch: Launch, base_url: str) -> "LaunchModel":
+        return cls(
+            id=launch.id,
+            state=launch.state,
+            repository=launch.resolved.repository.url,
+            ref=launch.resolved.spec.ref,
+            version=launch.resolved.version,
+            image_name=str(launch.image_name),
+            image=launch.image.reference if launch.image else None,
+            build=launch.build_id,
+            vo=launch.vo,
+            urlpath=launch.urlpath,
+            created_at=launch.created_at.isoformat(),
+            failure=launch.failure,
+            url=f"{base_url}launches/{launch.id}",
+            events_url=f"{base_url}api/launches/{launch.id}/events",
+        )
+
+
+class LinkPreview(_Frozen):
+    """What a link means, from its text alone: no request is made for it."""
+
+    repository: str
+    """The address that the link names."""
+    ref: str
+    spec: str
+    """The canonical spelling after ``/v2/``."""
+    problem: str | None = None
+    """Why it cannot be understood; then the other fields are empty."""
+
+    @classmethod
+    def of(cls, text: str) -> "LinkPreview":
+        """``text`` is what follows ``/v2/``, percent-encoded as it came."""
+        try:
+            spec = RepoSpec.parse(text)
+        except BadLink as error:
+            return cls(repository="", ref="", spec="", problem=error.sentence)
+        return cls(repository=spec.url, ref=spec.ref, spec=spec.text)

@@ -1,0 +1,140 @@
+"""The last part of a launch: asking the hub for the server and following it until it answers.
+
+Knows the hub by its protocol. What the hub says goes into the launch's own stream of events, so that one page tells
+the whole way from a click to a notebook.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Collection, Sequence
+from datetime import UTC, datetime
+from typing import Protocol
+
+from replay_build_service.domain import (
+    EventKind,
+    Launch,
+    LaunchId,
+    LaunchState,
+    NewEvent,
+    Phase,
+    Server,
+    ServerStatus,
+    StartProgress,
+    launch_stream,
+)
+from replay_build_service.errors import Conflict, SourceFault
+from replay_build_service.events import EventFeed
+
+log = logging.getLogger(__name__)
+
+STOP_SECONDS = 60.0
+"""How long a server may take to stop before the person is told."""
+
+STOP_POLL_SECONDS = 0.2
+"""The hub has no event for a server that is gone, so it is asked."""
+
+
+class Hub(Protocol):
+    """What launches ask of the hub; see `replay_build_service.hub.HubClient`.
+
+    Each raises `SourceFault` where the hub does not answer properly, and `Conflict` where it refuses, with its reason.
+    """
+
+    async def server(self, user: str, server_name: str) -> Server: ...
+    async def start(self, user: str, server_name: str, launch_id: LaunchId) -> None: ...
+    async def stop(self, user: str, server_name: str) -> None: ...
+    def progress(self, user: str, server_name: str) -> AsyncIterator[StartProgress]: ...
+
+
+class StartStore(Protocol):
+    """What starts ask of the database; see `replay_build_service.db.Store`."""
+
+    async def get_launch(self, launch_id: LaunchId) -> Launch | None: ...
+    async def move_launch(
+        self, launch_id: LaunchId, allowed_from: Collection[LaunchState], to: LaunchState, *, failure: str | None = None
+    ) -> bool: ...
+    async def append_events(self, stream: str, events: Sequence[NewEvent], *, finished: bool = False) -> None: ...
+
+
+class Starts:
+    """Starts and stops servers for launches."""
+
+    def __init__(self, store: StartStore, hub: Hub, feed: EventFeed) -> None:
+        self._store = store
+        self._hub = hub
+        self._feed = feed
+
+    async def start(self, launch: Launch, server: Server | None) -> None:
+        """Have the hub start the server of a launch whose image is there, and follow it.
+
+        ``server`` is what the hub said a moment ago, if anybody asked. A start that an earlier process had asked for is followed.
+        """
+        await self._say(launch.id, Phase.LAUNCHING, "Starting your server.")
+        server = server or await self._hub.server(launch.user, launch.server_name)
+        if server.status is ServerStatus.STOPPING:
+            await self._say(launch.id, Phase.LAUNCHING, "Waiting for your last server to stop.")
+            await self._until_stopped(launch.user, launch.server_name)
+            server = Server(ServerStatus.ABSENT)
+        if server.status is ServerStatus.ABSENT:
+            current = await self._store.get_launch(launch.id)
+            if current is not None and current.consumed_at is not None:
+                raise Conflict("The server of this launch has stopped before it was ready. Open the link again.")
+            await self._hub.start(launch.user, launch.server_name, launch.id)
+        elif server.launch_id != launch.id:
+            raise Conflict("Another server of yours was started meanwhile. Open the link again to choose.")
+        await self.follow(launch)
+
+    async def follow(self, launch: Launch) -> None:
+        """Turn the hub's progress into events until the server is ready or has failed."""
+        async for progress in self._hub.progress(launch.user, launch.server_name):
+            if progress.failed:
+                await self.fail(launch.id, progress.message or "The server could not be started.")
+                return
+            if progress.ready:
+                await self._become_ready(launch)
+                return
+            if progress.message:
+                await self._say(launch.id, Phase.LAUNCHING, progress.message)
+        # The hub closed the stream without a word: what it says of the server now counts.
+        await self._become_ready(launch)
+
+    async def stop(self, user: str, server_name: str) -> None:
+        """Stop a server and wait until it is gone. No error where there is none."""
+        server = await self._hub.server(user, server_name)
+        if server.status is ServerStatus.ABSENT:
+            return
+        if server.status is ServerStatus.STARTING:
+            raise Conflict("Your server is just starting, and the hub cannot stop it before it has. Try again in a moment.")
+        if server.status is ServerStatus.READY:
+            await self._hub.stop(user, server_name)
+        await self._until_stopped(user, server_name)
+
+    async def fail(self, launch_id: LaunchId, sentence: str) -> None:
+        """End a launch that did not become a server, and say why."""
+        active = {LaunchState.BUILDING, LaunchState.STARTING}
+        if await self._store.move_launch(launch_id, active, LaunchState.FAILED, failure=sentence):
+            log.info("Launch %s failed: %s", launch_id, sentence)
+            await self._say(launch_id, Phase.FAILED, sentence, finished=True)
+
+    async def _become_ready(self, launch: Launch) -> None:
+        server = await self._hub.server(launch.user, launch.server_name)
+        if server.status is not ServerStatus.READY or server.launch_id != launch.id:
+            await self.fail(launch.id, "The server that started is not of this launch. Open the link again.")
+            return
+        if await self._store.move_launch(launch.id, {LaunchState.STARTING}, LaunchState.RUNNING):
+            await self._say(launch.id, Phase.READY, server.url + launch.urlpath, finished=True)
+
+    async def _until_stopped(self, user: str, server_name: str) -> None:
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                while (await self._hub.server(user, server_name)).status is not ServerStatus.ABSENT:
+                    await asyncio.sleep(STOP_POLL_SECONDS)
+        except TimeoutError as error:
+            raise SourceFault(
+                f"Your running server did not stop within {STOP_SECONDS:.0f} seconds. Try again in a few minutes."
+            ) from error
+
+    async def _say(self, launch_id: LaunchId, phase: Phase, text: str, *, finished: bool = False) -> None:
+        event = NewEvent(EventKind.PHASE, phase, text, datetime.now(UTC))
+        await self._store.append_events(launch_stream(launch_id), [event], finished=finished)
+        self._feed.notify(launch_stream(launch_id))

@@ -1,0 +1,67 @@
+"""Everything that is answered over HTTP: the routes, and the application that serves them."""
+
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from jupyterhub.services.auth import HubOAuthCallbackHandler
+from tornado import web
+from tornado.web import url
+
+from replay_build_service.web.api import Badge, Health, LaunchApi, LaunchesApi, PlanDoor
+from replay_build_service.web.auth import StatelessHubOAuth
+from replay_build_service.web.base import MOST_BODY_BYTES, PlainHandler, Site
+from replay_build_service.web.pages import HomePage, LaunchChoice, LaunchForm, LaunchPage, LinkPage, NoSuchPage, StopForm
+from replay_build_service.web.streams import BuildEvents, LaunchEvents, encode_event
+
+__all__ = ["MOST_BODY_BYTES", "Site", "encode_event", "make_application", "make_templates"]
+
+_STATIC = Path(__file__).parent / "static"
+
+
+class _OAuthCallback(HubOAuthCallbackHandler, PlainHandler):
+    """Where the hub sends a browser back to after its login."""
+
+    @property
+    def hub_auth(self) -> StatelessHubOAuth:  # pyright: ignore[reportIncompatibleMethodOverride] - the hub's is a settable property
+        return self.site.hub_auth
+
+
+def make_templates() -> Environment:
+    """The environment of our pages: everything is escaped, and a name that a page lacks is an error."""
+    return Environment(
+        loader=PackageLoader("replay_build_service.web"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def make_application(site: Site, cookie_secret: bytes) -> web.Application:
+    """The service's routes. XSRF is checked by our own handlers once they know who asks, not by tornado before that."""
+    base = site.base_url
+    launch = r"([0-9a-f]{32})"
+    build = r"([0-9a-f]{16})"
+    return web.Application(
+        [
+            url(base, HomePage),
+            url(base + r"v2/(.+)", LinkPage),
+            url(base + "launches", LaunchForm),
+            url(base + f"launches/{launch}", LaunchPage),
+            url(base + f"launches/{launch}/choice", LaunchChoice),
+            url(base + "servers/stop", StopForm),
+            url(base + "api/launches", LaunchesApi),
+            url(base + f"api/launches/{launch}", LaunchApi),
+            url(base + f"api/launches/{launch}/events", LaunchEvents),
+            url(base + f"api/builds/{build}/events", BuildEvents),
+            url(base + "internal/plan", PlanDoor),
+            url(base + "health", Health),
+            url(base + "oauth_callback", _OAuthCallback),
+            url(base + r"static/(.*)", web.StaticFileHandler, {"path": str(_STATIC)}),
+            url(r"/(?:badge_logo\.svg)/?", Badge, {"path": str(_STATIC), "file": "badge_logo.svg"}),
+            url(r"/(?:badge\.svg)/?", Badge, {"path": str(_STATIC), "file": "badge.svg"}),
+        ],
+        default_handler_class=NoSuchPage,
+        cookie_secret=cookie_secret,
+        site=site,
+    )

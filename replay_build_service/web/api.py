@@ -1,0 +1,125 @@
+"""JSON: launches for programs, the spawner's own door, health, badges."""
+
+import hmac
+from typing import Any
+
+from pydantic import ValidationError
+from tornado import web
+
+from replay_build_service.domain import LaunchId, Person
+from replay_build_service.launches import Planned, Wish
+from replay_build_service.schemas import LaunchModel, LaunchPlan, LaunchRequest, PlanRequest, ResourcesModel
+from replay_build_service.web.base import ApiHandler, PlainHandler
+
+
+class LaunchesApi(ApiHandler):
+    """``POST api/launches``: the consent of a person who uses a token. With a cookie it takes the page's XSRF token."""
+
+    async def post(self) -> None:
+        self.site.launch_limit.take(self.person.name)
+        try:
+            request = LaunchRequest.model_validate(self.body_json())
+        except ValidationError as error:
+            raise web.HTTPError(400, _first_problem(error)) from error
+        launch = await self.site.launches.create(self.person, Wish(**request.model_dump()))
+        self.write_json(LaunchModel.of(launch, self.site.base_url), 201)
+
+
+class LaunchApi(ApiHandler):
+    """``GET`` and ``DELETE api/launches/ID``."""
+
+    async def get(self, launch_id: str) -> None:
+        launch = await self.site.launches.get(self.person, LaunchId(launch_id))
+        self.write_json(LaunchModel.of(launch, self.site.base_url))
+
+    async def delete(self, launch_id: str) -> None:
+        await self.site.launches.give_up(self.person, LaunchId(launch_id))
+        self.set_status(204)
+
+
+class PlanDoor(PlainHandler):
+    """``POST internal/plan``: for the spawner alone, with the service's own token."""
+
+    async def post(self) -> None:
+        given = self.request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if not hmac.compare_digest(given.encode(), self.site.internal_token.encode()):
+            raise web.HTTPError(401, "This is for the hub's spawner.")
+        try:
+            request = PlanRequest.model_validate_json(self.request.body)
+        except ValidationError as error:
+            raise web.HTTPError(400, _first_problem(error)) from error
+        self.write_json(self._plan_of(await self._planned(request)))
+
+    async def _planned(self, request: PlanRequest) -> Planned:
+        launches = self.site.launches
+        if request.launch is not None:
+            return await launches.plan(LaunchId(request.launch), request.user, request.server_name)
+        if request.repo is None:
+            raise web.HTTPError(400, "Neither a launch nor a repository was named.")
+        person = Person(request.user, frozenset(request.groups))
+        wish = Wish(request.repo, request.vo, request.urlpath, None, request.server_name)
+        return await launches.create_now(person, wish)
+
+    def _plan_of(self, planned: Planned) -> LaunchPlan:
+        launch, resources = planned.launch, planned.policy.resources
+        session = self.site.builds.session(planned.image)
+        return LaunchPlan(
+            launch=launch.id,
+            user=launch.user,
+            vo=launch.vo,
+            repository=launch.resolved.repository.url,
+            ref=launch.resolved.spec.ref,
+            version=launch.resolved.version,
+            link=f"/v2/{launch.resolved.spec.text}",
+            image_name=str(launch.image_name),
+            image=planned.image.reference,
+            location=planned.image.location,
+            command=list(session.command),
+            environment=dict(session.environment),
+            source=session.source,
+            urlpath=launch.urlpath,
+            resources=ResourcesModel(
+                memory_guarantee=resources.memory_guarantee,
+                memory_limit=resources.memory_limit,
+                cpu_guarantee=resources.cpu_guarantee,
+                cpu_limit=resources.cpu_limit,
+            ),
+        )
+
+
+class Health(PlainHandler):
+    """``GET health``: 200 where the database answers, else 503."""
+
+    async def get(self) -> None:
+        try:
+            await self.site.store.ping()
+        except Exception as error:
+            # Whatever the reason, the answer to “are you well?” is no, and the log has the trace.
+            raise web.HTTPError(503, "The database does not answer.") from error
+        self.set_header("Content-Type", "application/json")
+        self.finish('{"ok": true}')
+
+
+class Badge(web.StaticFileHandler):
+    """``/badge_logo.svg`` and ``/badge.svg``: for any page in the world."""
+
+    def initialize(self, path: str, file: str) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - one file, whatever the address
+        super().initialize(path)
+        self._file = file
+
+    async def get(self, path: str = "", include_body: bool = True) -> None:
+        await super().get(self._file, include_body)
+
+    async def head(self, path: str = "") -> None:
+        await self.get(include_body=False)
+
+    def set_extra_headers(self, path: str) -> None:
+        self.set_header("Access-Control-Allow-Origin", "*")
+        self.set_header("Cache-Control", "public, max-age=3600")
+        self.set_header("X-Content-Type-Options", "nosniff")
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem: Any = error.errors()[0]
+    field = ".".join(str(part) for part in problem["loc"]) or "the body"
+    return f"{field}: {problem['msg']}."

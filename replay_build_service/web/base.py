@@ -1,0 +1,241 @@
+"""What all handlers share: who asks, XSRF, headers, pages, and from our errors to HTTP, in this one place."""
+
+import json
+import logging
+import secrets
+from dataclasses import dataclass, field
+from http.client import responses
+from typing import Any
+from urllib.parse import urlsplit
+
+from jinja2 import Environment
+from jupyterhub.services.auth import HubOAuthenticated, UserNotAllowed
+from tornado import web
+
+from replay_build_service.builds import Builds
+from replay_build_service.db import Store
+from replay_build_service.domain import Person
+from replay_build_service.errors import (
+    BadLink,
+    CannotBuild,
+    Conflict,
+    NotFound,
+    RefNotFound,
+    Refused,
+    ReplayError,
+    SourceFault,
+)
+from replay_build_service.events import EventFeed
+from replay_build_service.launches import Launches
+from replay_build_service.schemas import Refusal
+from replay_build_service.web.auth import RateLimit, StatelessHubOAuth, person_of
+
+log = logging.getLogger(__name__)
+
+MOST_BODY_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """All that handlers need, wired by ``app.py``."""
+
+    launches: Launches
+    builds: Builds
+    store: Store
+    feed: EventFeed
+    hub_auth: StatelessHubOAuth
+    templates: Environment
+    base_url: str
+    """Path of the service on the hub's host, with slashes at both ends."""
+    public_url: str
+    """``scheme://host[:port]`` that people use, where the admin told it; else empty, and the request tells."""
+    hub_home_url: str
+    internal_token: str
+    notices: tuple[str, ...]
+    """What the builder and the spawner of this site cannot do, for the consent page."""
+    launch_limit: RateLimit = field(default_factory=lambda: RateLimit(most=30, seconds=60))
+    look_limit: RateLimit = field(default_factory=lambda: RateLimit(most=120, seconds=60))
+
+
+def status_of(error: ReplayError) -> int:
+    """The HTTP status of each kind of our errors."""
+    match error:
+        case BadLink():
+            return 400
+        case NotFound():
+            return 404
+        case Refused():
+            return 403
+        case Conflict():
+            return 409
+        case CannotBuild():
+            return 422
+        case SourceFault():
+            return 503
+        case _:
+            return 500
+
+
+class PlainHandler(web.RequestHandler):
+    """Asks nobody who they are: badges, health, the spawner's own door."""
+
+    @property
+    def site(self) -> Site:
+        return self.application.settings["site"]
+
+    def set_default_headers(self) -> None:
+        self.clear_header("Server")
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Referrer-Policy", "same-origin")
+
+    def write_json(self, model: Any, status: int = 200) -> None:
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json")
+        self.finish(model.model_dump_json())
+
+    def explained(self, kwargs: dict[str, Any]) -> Refusal:
+        """The error that is being answered, as a sentence with the number that finds its log line."""
+        number = secrets.token_hex(4)
+        status = self.get_status()
+        error = kwargs.get("exc_info", (None, None, None))[1]
+        nearest: list[str] = []
+        match error:
+            case ReplayError():
+                status = status_of(error)
+                message = error.sentence
+                if isinstance(error, RefNotFound):
+                    nearest = list(error.nearest)
+            case web.HTTPError() if error.status_code < 500:
+                status = error.status_code
+                message = error.log_message or responses.get(status, "The request was not understood") + "."
+            case web.HTTPError():
+                status = error.status_code
+                message = "The hub does not answer just now. Try again in a moment."
+            case _:
+                message = "Something went wrong in Replay itself. Try again; if it happens again, tell the administrators this number."
+        self.set_status(status)
+        log.info("Error %s: %s %s answered %s: %s", number, self.request.method, self.request.path, status, message)
+        return Refusal(error=responses.get(status, "error").lower().replace(" ", "_"), message=message, id=number, nearest=nearest)
+
+    def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
+        """Our own errors are answers, not accidents: one line, written by `explained`, without a trace."""
+        if isinstance(value, ReplayError):
+            return
+        super().log_exception(typ, value, tb)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        self.write_json(refusal := self.explained(kwargs), self.get_status())
+        del refusal
+
+
+class HubHandler(HubOAuthenticated, PlainHandler):
+    """Knows who asks before anything else happens: `prepare` awaits the hub and checks XSRF."""
+
+    person: Person
+
+    @property
+    def hub_auth(self) -> StatelessHubOAuth:  # pyright: ignore[reportIncompatibleMethodOverride] - the hub's is a settable property
+        return self.site.hub_auth
+
+    async def prepare(self) -> None:
+        model = await self.hub_auth.get_user(self, sync=False)
+        if model is not None:
+            try:
+                model = self.check_hub_user(model)
+            except UserNotAllowed as error:
+                raise web.HTTPError(403, "You may not use Replay on this hub. Its administrators can change that.") from error
+        self._hub_auth_user_cache = model
+        self.current_user = model
+        if model is None:
+            self.ask_to_log_in()
+            return
+        if model.get("kind") != "user":
+            raise web.HTTPError(403, "This is for people. A service's token cannot launch.")
+        if self.request.method not in {"GET", "HEAD", "OPTIONS"}:
+            self.hub_auth.check_xsrf_cookie(self)
+        self.person = person_of(model)
+
+    def ask_to_log_in(self) -> None:
+        """What somebody gets whom the hub does not know."""
+        raise web.HTTPError(403, "Log in, or send a token of the hub: “Authorization: token …”.")
+
+
+class PageHandler(HubHandler):
+    """Pages for people."""
+
+    def set_default_headers(self) -> None:
+        super().set_default_headers()
+        self.set_header("Cache-Control", "no-store")
+        self.set_content_security_policy()
+
+    def set_content_security_policy(self, style: str = "'self'") -> None:
+        self.set_header(
+            "Content-Security-Policy",
+            "default-src 'none'; script-src 'self'; connect-src 'self'; img-src 'self' data:; font-src 'self'; "
+            f"style-src {style}; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+        )
+
+    def ask_to_log_in(self) -> None:
+        if self.request.method not in {"GET", "HEAD"}:
+            raise web.HTTPError(403, "Your login has ended. Open the link again.")
+        self.redirect(self.get_login_url())
+
+    def render_page(self, template: str, status: int = 200, **values: Any) -> None:
+        """A page from ``templates/``, with what every page has."""
+        self.set_status(status)
+        self.set_header("Content-Type", "text/html; charset=utf-8")
+        self.finish(
+            self.site.templates.get_template(template).render(
+                base_url=self.site.base_url,
+                hub_home_url=self.site.hub_home_url,
+                person=getattr(self, "person", None),
+                xsrf=self.xsrf_token.decode() if self.current_user else "",
+                origin=self.origin,
+                **values,
+            )
+        )
+
+    @property
+    def origin(self) -> str:
+        """``scheme://host[:port]`` as the person's browser knows this hub, for links to copy."""
+        if self.site.public_url:
+            return self.site.public_url
+        forwarded = self.request.headers.get("X-Forwarded-Proto", self.request.protocol)
+        scheme = forwarded.split(",")[0].strip()
+        return f"{scheme if scheme in {'http', 'https'} else 'http'}://{self.request.host}"
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        refusal = self.explained(kwargs)
+        try:
+            self.render_page("error.html", self.get_status(), refusal=refusal, nearest=self.nearest_links(refusal))
+        except web.HTTPError:
+            # The hub is not there to say who asks: the sentence alone, then.
+            self.write_json(refusal, self.get_status())
+
+    def nearest_links(self, refusal: Refusal) -> list[tuple[str, str]]:
+        """Name and path of links that would work, for an error page."""
+        return []
+
+
+class ApiHandler(HubHandler):
+    """JSON for programs and for our own pages' scripts."""
+
+    def set_default_headers(self) -> None:
+        super().set_default_headers()
+        self.set_header("Cache-Control", "no-store")
+
+    def body_json(self) -> Any:
+        """The request's body. Raises 400 with a sentence where it is no JSON object."""
+        try:
+            body = json.loads(self.request.body)
+        except ValueError as error:
+            raise web.HTTPError(400, "The body must be a JSON object.") from error
+        if not isinstance(body, dict):
+            raise web.HTTPError(400, "The body must be a JSON object.")
+        return body
+
+
+def same_site_path(url: str) -> str:
+    """Path and query of a URL, without its host: what may be put into a redirect."""
+    parts = urlsplit(url)
+    return parts.path + (f"?{parts.query}" if parts.query else "")

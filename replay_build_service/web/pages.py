@@ -1,0 +1,174 @@
+"""The pages: home, the link with its consent, the launch."""
+
+from typing import Any
+from urllib.parse import parse_qs, quote, urlencode
+
+from tornado import web
+
+from replay_build_service.domain import LaunchId, LaunchState, RepoSpec, ServerStatus
+from replay_build_service.launches import Consent, Wish
+from replay_build_service.schemas import LaunchModel, LinkPreview, Refusal
+from replay_build_service.web.base import PageHandler
+from replay_build_service.web.share import share_links
+
+
+def urlpath_of(query: str) -> str:
+    """What a link wants opened: ``urlpath`` as it is, ``labpath`` in Lab's single-document view, ``filepath`` in the tree.
+
+    As BinderHub reads them (https://binderhub.readthedocs.io/en/latest/reference/urls.html).
+    """
+    arguments = parse_qs(query)
+
+    def first(name: str) -> str:
+        return arguments.get(name, [""])[0]
+
+    if urlpath := first("urlpath"):
+        return urlpath
+    if labpath := first("labpath"):
+        return "doc/tree/" + quote(labpath.lstrip("/"))
+    if filepath := first("filepath"):
+        return "tree/" + quote(filepath.lstrip("/"))
+    return ""
+
+
+class HomePage(PageHandler):
+    """The person's session and their last launches."""
+
+    async def get(self) -> None:
+        holder, server = await self.site.launches.standing(self.person)
+        recent = await self.site.launches.recent(self.person)
+        self.render_page("home.html", holder=holder, server=server, recent=_distinct(recent))
+
+
+def _distinct(launches: Any) -> list[Any]:
+    seen: dict[tuple[str, str], Any] = {}
+    for launch in launches:
+        seen.setdefault((launch.resolved.spec.text, launch.urlpath), launch)
+    return list(seen.values())
+
+
+class LinkPage(PageHandler):
+    """A link, opened by somebody who is logged in: what will run, and one button. Starts nothing."""
+
+    async def get(self, text: str) -> None:
+        self.site.look_limit.take(self.person.name)
+        # The path as it came, since what follows /v2/ may hold encoded slashes.
+        raw = self.request.path.split("/v2/", 1)[1]
+        urlpath = urlpath_of(self.request.query)
+        consent = await self.site.launches.consent(self.person, raw)
+        if _is_on_its_way(consent):
+            assert consent.holder is not None
+            self.redirect(f"{self.site.base_url}launches/{consent.holder.id}")
+            return
+        self.render_page(
+            "consent.html",
+            consent=consent,
+            spec=consent.resolved.spec,
+            resolved=consent.resolved,
+            urlpath=urlpath,
+            running_url=_running_url(consent, urlpath),
+            share=share_links(self.origin, consent.resolved, urlpath),
+            notices=self.site.notices,
+        )
+
+    def nearest_links(self, refusal: Refusal) -> list[tuple[str, str]]:
+        raw = self.request.path.split("/v2/", 1)[1]
+        preview = LinkPreview.of(raw)
+        if preview.problem:
+            return []
+        spec = RepoSpec.parse(raw)
+        query = f"?{self.request.query}" if self.request.query else ""
+        return [(ref, f"/v2/{spec.with_ref(ref)}{query}") for ref in refusal.nearest]
+
+
+def _is_on_its_way(consent: Consent) -> bool:
+    return (
+        consent.same_image
+        and consent.holder is not None
+        and consent.holder.state in {LaunchState.BUILDING, LaunchState.STARTING}
+    )
+
+
+def _running_url(consent: Consent, urlpath: str) -> str | None:
+    if consent.server.status is not ServerStatus.READY:
+        return None
+    return consent.server.url + (urlpath.lstrip("/") if consent.same_image else "")
+
+
+class LaunchForm(PageHandler):
+    """The consent page's button: the one way in which a browser starts something."""
+
+    async def post(self) -> None:
+        self.site.launch_limit.take(self.person.name)
+        wish = Wish(
+            repo=self.get_body_argument("repo"),
+            vo=self.get_body_argument("vo", None) or None,
+            urlpath=self.get_body_argument("urlpath", ""),
+            version=self.get_body_argument("version"),
+        )
+        launch = await self.site.launches.create(self.person, wish)
+        if launch.state is LaunchState.CHOOSING and self.get_body_argument("replace", ""):
+            instead_of = self.get_body_argument("instead_of", "") or None
+            launch = await self.site.launches.replace(
+                self.person, launch.id, LaunchId(instead_of) if instead_of else None
+            )
+        self.redirect(f"{self.site.base_url}launches/{launch.id}", status=303)
+
+
+class LaunchPage(PageHandler):
+    """One launch: its phases and its log while it is on its way, the choice where another server runs, the way on at the end."""
+
+    async def get(self, launch_id: str) -> None:
+        launch = await self.site.launches.get(self.person, LaunchId(launch_id))
+        holder, server = await self.site.launches.standing(self.person, launch.server_name)
+        launch = await self.site.launches.get(self.person, launch.id)
+        query = urlencode({"urlpath": launch.urlpath}) if launch.urlpath else ""
+        # xterm.js puts its own style elements into the page.
+        self.set_content_security_policy(style="'self' 'unsafe-inline'")
+        self.render_page(
+            "launch.html",
+            launch=launch,
+            model=LaunchModel.of(launch, self.site.base_url),
+            holder=holder,
+            server=server,
+            server_url=server.url + launch.urlpath if server.launch_id == launch.id else server.url,
+            resolved=launch.resolved,
+            link=f"/v2/{launch.resolved.spec.text}" + (f"?{query}" if query else ""),
+            usual_seconds=await self.site.store.usual_build_seconds(),
+            share=share_links(self.origin, launch.resolved, launch.urlpath),
+        )
+
+
+class LaunchChoice(PageHandler):
+    """What a person may do with their launch: let it replace what runs, or give it up."""
+
+    async def post(self, launch_id: str) -> None:
+        action = self.get_body_argument("action")
+        match action:
+            case "replace":
+                self.site.launch_limit.take(self.person.name)
+                instead_of = self.get_body_argument("instead_of", "") or None
+                await self.site.launches.replace(
+                    self.person, LaunchId(launch_id), LaunchId(instead_of) if instead_of else None
+                )
+            case "give-up":
+                await self.site.launches.give_up(self.person, LaunchId(launch_id))
+            case _:
+                raise web.HTTPError(400, "There is no such choice.")
+        self.redirect(f"{self.site.base_url}launches/{quote(launch_id, safe='')}", status=303)
+
+
+class StopForm(PageHandler):
+    """Home's stop button."""
+
+    async def post(self) -> None:
+        await self.site.launches.stop_server(self.person)
+        self.redirect(self.site.base_url, status=303)
+
+
+class NoSuchPage(PageHandler):
+    async def prepare(self) -> None:
+        self.current_user = self._hub_auth_user_cache = None
+        raise web.HTTPError(404, "There is no such page. Go to Replay's home, or open the link again.")
+
+

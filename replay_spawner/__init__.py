@@ -1,0 +1,11 @@
+"""In the hub: from a launch to a server.
+
+`ReplayMixin` turns any spawner into one that knows launches; `ReplayLocalSpawner` and `ReplayKubeSpawner` are thin.
+Of the build service this package imports the client and the wire's models, nothing else.
+"""
+
+from replay_spawner.handlers import link_handlers
+from replay_spawner.local import ReplayLocalSpawner
+from replay_spawner.spawner import ReplayMixin
+
+__all__ = ["ReplayLocalSpawner", "ReplayMixin", "link_handlers"]

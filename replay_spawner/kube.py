@@ -1,0 +1,34 @@
+"""`ReplayKubeSpawner`: the plan applied to KubeSpawner's pods, over profiles and whatever else was set before."""
+
+from kubespawner import KubeSpawner
+
+from replay_spawner.spawner import ReplayMixin
+
+
+class ReplayKubeSpawner(ReplayMixin, KubeSpawner):
+    """Runs a launch's image by digest; profiles, hooks and templates of the admin's stay for ordinary servers."""
+
+    async def load_user_options(self) -> None:
+        """KubeSpawner applies the profile here, after `apply_user_options`; so the plan is applied after that."""
+        await super().load_user_options()
+        if self.plan is None:
+            return
+        plan, resources = self.plan, self.plan.resources
+        if "@sha256:" not in plan.location:
+            raise ValueError(f"The image of launch {plan.launch} has no digest: {plan.location}")
+        annotations = {
+            "replay.egi.eu/launch": plan.launch,
+            "replay.egi.eu/repository": plan.repository,
+            "replay.egi.eu/commit": plan.version,
+            "egi.eu/primary_group": plan.vo,
+        }
+        self.override(
+            image=plan.location,
+            cmd=list(plan.command),
+            environment={**self.environment, **plan.environment},
+            extra_annotations={**self.extra_annotations, **annotations},
+            mem_guarantee=resources.memory_guarantee,
+            mem_limit=resources.memory_limit,
+            cpu_guarantee=resources.cpu_guarantee,
+            cpu_limit=resources.cpu_limit,
+        )

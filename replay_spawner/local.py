@@ -1,0 +1,189 @@
+"""`ReplayLocalSpawner`: sessions as processes on the hub's own machine, from environments of the venv builder.
+
+For trying Replay and developing it. Nothing is isolated: all sessions are processes of the hub's account.
+"""
+
+import asyncio
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from jupyterhub.spawner import SimpleLocalProcessSpawner
+from jupyterhub.utils import random_port, url_path_join
+from tornado import web
+from traitlets import Unicode
+
+from replay_build_service.schemas import LaunchPlan
+from replay_spawner.spawner import ReplayMixin
+
+LOOK_SECONDS = 0.02
+"""How often a new server is asked whether it answers. The hub itself would look after up to 5 s."""
+
+TERMINATE_SECONDS = 3.0
+"""How long what a server leaves behind may take to end before it is killed."""
+
+_NOT_THE_HUBS = ("PYTHONPATH", "VIRTUAL_ENV", "CONDA_DEFAULT_ENV", "CONDA_ROOT", "LD_LIBRARY_PATH", "JUPYTERHUB_SINGLEUSER_APP")
+"""Variables of the hub's own environment that mean nothing, or harm, in the environment of a repository."""
+
+
+class ReplayLocalSpawner(ReplayMixin, SimpleLocalProcessSpawner):
+    """Starts the environment of a launch as a process, in a folder of its own that goes with it."""
+
+    sessions_dir = Unicode("replay-state/sessions", help="Folder in which each session gets a folder of its own.").tag(config=True)
+
+    _session: Path | None = None
+    """The folder of the session that runs; kept over a restart of the hub."""
+
+    async def start(self) -> Any:
+        """Start the server; for a launch, return only once it answers, so that the hub's first look finds it."""
+        if self.plan is None:
+            return await super().start()
+        plan = self.plan
+        self._session = Path(self.sessions_dir).resolve() / plan.launch
+        home = self._session / _folder_name(plan)
+        await asyncio.to_thread(_make_home, home, plan.source)
+        self.override(
+            cmd=list(plan.command),
+            home_dir=str(home),
+            port=self.port or random_port(),
+            mem_limit=plan.resources.memory_limit,
+            mem_guarantee=plan.resources.memory_guarantee,
+            cpu_limit=plan.resources.cpu_limit,
+            cpu_guarantee=plan.resources.cpu_guarantee,
+        )
+        log_file = self._session / "server.log"
+        with log_file.open("wb") as log:
+            # The folder is there and is the working directory: no code of ours need run between fork and exec.
+            self.override(popen_kwargs={"preexec_fn": None, "cwd": str(home), "stdout": log, "stderr": log})
+            address = await super().start()
+        _limit_memory(self.pid, plan.resources.memory_limit)
+        await self._until_it_answers(address, log_file)
+        return address
+
+    async def _until_it_answers(self, address: tuple[str, int], log_file: Path) -> None:
+        ip, port = address
+        url = f"http://{ip}:{port}" + url_path_join(self.server.base_url, "api")
+        async with httpx.AsyncClient(trust_env=False, timeout=self.http_timeout) as client:
+            try:
+                async with asyncio.timeout(self.http_timeout):
+                    while True:
+                        if (status := await self.poll()) is not None:
+                            lines = await asyncio.to_thread(_last_lines, log_file)
+                            raise web.HTTPError(422, f"The session's server ended at once, with status {status}: {lines}")
+                        try:
+                            await client.get(url)
+                        except httpx.TransportError:
+                            await asyncio.sleep(LOOK_SECONDS)
+                        else:
+                            return
+            except TimeoutError as error:
+                raise web.HTTPError(422, f"The session's server did not answer within {self.http_timeout} seconds.") from error
+
+    def get_args(self) -> list[str]:
+        """Jupyter refuses to run as root unless told; where the hub itself does, there is no other account to run as."""
+        allow_root = ["--allow-root"] if self.plan is not None and os.geteuid() == 0 else []
+        return [*super().get_args(), *allow_root]
+
+    def get_env(self) -> dict[str, str]:
+        """The repository's environment, with nothing of the hub's own Python in it."""
+        env = super().get_env()
+        if self.plan is None:
+            return env
+        for name in _NOT_THE_HUBS:
+            env.pop(name, None)
+        return env | {name: value.replace("{home}", self.home_dir) for name, value in self.plan.environment.items()}
+
+    async def stop(self, now: bool = False) -> None:
+        """Stop the server and everything that it started, and remove its folder."""
+        descendants = _descendants(self.pid)
+        await super().stop(now)
+        await asyncio.to_thread(_end, descendants)
+        await self._remove_session()
+
+    def run_post_stop_hook(self) -> Any:
+        """Also when a server died by itself, its folder goes."""
+        session, self._session = self._session, None
+        if session is not None:
+            shutil.rmtree(session, ignore_errors=True)
+        return super().run_post_stop_hook()
+
+    async def _remove_session(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await asyncio.to_thread(shutil.rmtree, session, ignore_errors=True)
+
+    def get_state(self) -> dict[str, Any]:
+        """What a restarted hub needs: the process, and the session's folder."""
+        state = super().get_state()
+        if self._session is not None:
+            state["replay_session"] = str(self._session)
+        return state
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Find a running session again."""
+        super().load_state(state)
+        if "replay_session" in state:
+            self._session = Path(state["replay_session"])
+
+
+def _folder_name(plan: LaunchPlan) -> str:
+    """What a terminal's prompt shows: the repository's own name."""
+    last = plan.repository.rstrip("/").rpartition("/")[2]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-") or "session"
+
+
+def _make_home(home: Path, source: str | None) -> None:
+    home.parent.mkdir(parents=True, mode=0o700)
+    if source is None:
+        home.mkdir()
+        return
+    shutil.copytree(source, home, symlinks=True)
+    for folder in [home, *(path for path in home.rglob("*") if path.is_dir() and not path.is_symlink())]:
+        folder.chmod(folder.stat().st_mode | 0o700)
+
+
+def _limit_memory(pid: int, limit: int | None) -> None:
+    """Let no process of the session have more private memory than the limit; Linux only, the page says what holds where.
+
+    ``RLIMIT_DATA`` counts private writable memory since Linux 4.7 (setrlimit(2)); children inherit it.
+    """
+    if limit is None or sys.platform != "linux":
+        return
+    import resource
+
+    resource.prlimit(pid, resource.RLIMIT_DATA, (limit, limit))
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    if not pid:
+        return []
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    """Kernels and terminals live in sessions of their own and survive their server's signal; psutil knows a reused pid."""
+    for process in processes:
+        try:
+            process.terminate()
+        except psutil.NoSuchProcess:
+            continue
+    _, alive = psutil.wait_procs(processes, timeout=TERMINATE_SECONDS)
+    for process in alive:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+def _last_lines(file: Path) -> str:
+    lines = file.read_bytes()[-20_000:].decode("utf8", "replace").strip().splitlines()
+    serious = [line for line in lines if re.search(r"^\[[CE] |Error\b", line)]
+    return " / ".join(line[:300] for line in (serious or lines)[-3:]) or "it said nothing."

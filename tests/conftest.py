@@ -1,0 +1,43 @@
+"""What a machine can run, and the one rule for what it cannot: a named skip, or with ``REPLAY_TEST_REQUIRE`` a failure."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.requirements import missing
+from tests.site import Site, Sites
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("needs"):
+        for name in marker.args:
+            reason = missing(name)
+            if reason is None:
+                continue
+            if name in os.environ.get("REPLAY_TEST_REQUIRE", "").split(","):
+                pytest.fail(f"{name} is required: {reason}", pytrace=False)
+            pytest.skip(f"{name}: {reason}")
+
+
+@pytest.fixture(scope="session")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
+    """Makes whole sites: hub, service, stand-ins. All end with the session."""
+    with Sites(tmp_path_factory.mktemp("sites")) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def site(sites: Sites) -> Site:
+    """One site with the reference configuration, shared by tests that leave it as they found it."""
+    return sites.start()
+
+
+@pytest.fixture
+def new_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
+    """A site of the test's own, for tests that kill, stop or reconfigure it."""
+    with Sites(tmp_path / "sites") as made:
+        yield made.start
+    shutil.rmtree(tmp_path / "sites", ignore_errors=True)

@@ -1,0 +1,471 @@
+"""From a spec to a commit, against a real git server: what each spelling means, and how often the server is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import os
+import re
+import socket
+import subprocess
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from demo.git_server import GitServer
+from demo.repositories import publish_folder
+from replay_build_service import git
+from replay_build_service.domain import Repository, RepoSpec
+from replay_build_service.errors import (
+    BadLink,
+    NotFound,
+    OriginRefused,
+    RefNotFound,
+    ReplayError,
+    RepositoryNotFound,
+    SourceFault,
+)
+from replay_build_service.outgoing import OutgoingRules
+from replay_build_service.providers.base import RepoProvider
+from replay_build_service.providers.gh import GitHubProvider
+from replay_build_service.providers.git import DOUBT_AFTER, REFS_KEPT, GitProvider
+
+
+def run_git(folder: Path, *command: str, text: str | None = None) -> str:
+    person = ("-c", "user.name=Someone", "-c", "user.email=someone@example.org")
+    environment = {"PATH": os.environ["PATH"], "HOME": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    done = subprocess.run(
+        ["git", *person, *command], cwd=folder, env=environment, input=text, check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+@dataclass
+class Clock:
+    """Time that passes when told to."""
+
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Bench:
+    """A server with one repository, and commits by the names that the tests call them."""
+
+    server: GitServer
+    repository: Path
+    commits: dict[str, str]
+
+    @property
+    def rules(self) -> OutgoingRules:
+        return OutgoingRules(exempt_origins=frozenset({self.server.url}))
+
+    def spec(self, ref: str, repository: str = "r.git") -> RepoSpec:
+        return RepoSpec.parse(f"git/{quote(f'{self.server.url}/{repository}', safe='')}/{ref}")
+
+    def commit(self, text: str) -> str:
+        """A new commit on ``main`` with this text in its one file."""
+        files = self.server.root.parent / "files"
+        files.mkdir(parents=True, exist_ok=True)
+        (files / "file.txt").write_text(text)
+        return publish_folder(files, self.repository, message=text)
+
+    @property
+    def listings(self) -> int:
+        return len([line for line in self.server.requests if "info/refs" in line])
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    repository = tmp_path / "root" / "r.git"
+    with GitServer(tmp_path / "root") as server:
+        made = Bench(server, repository, {})
+        commits = {
+            name: made.commit(name) for name in ("buried", "feature", "tagged", "both-tag", "both-branch", "main")
+        }
+        for ref, name in {
+            "refs/heads/feature/main": "feature",
+            "refs/heads/release/2026": "tagged",
+            "refs/heads/both": "both-branch",
+            "refs/tags/both": "both-tag",
+            "refs/tags/light": "tagged",
+            "refs/tags/nested/main": "feature",
+            "refs/pull/7/head": "feature",
+        }.items():
+            run_git(repository, "update-ref", ref, commits[name])
+        run_git(repository, "tag", "-a", "-m", "annotated", "v1.0", commits["tagged"])
+        commits["v1.0 object"] = run_git(repository, "rev-parse", "refs/tags/v1.0")
+        made.commits = commits
+        yield made
+
+
+@asynccontextmanager
+async def provided(bench: Bench, clock: Clock | None = None) -> AsyncGenerator[GitProvider]:
+    async with asyncio.TaskGroup() as tasks:
+        yield GitProvider(bench.rules, tasks, clock=clock or Clock())
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(git, "FIRST_WAIT", 0.01)
+
+
+# ---- what a ref means
+
+
+async def test_each_spelling_means_one_commit(bench: Bench) -> None:
+    commits = bench.commits
+    cases = {
+        "HEAD": "main",
+        "main": "main",
+        "feature/main": "feature",
+        "feature%2Fmain": "feature",
+        "release/2026": "tagged",
+        "light": "tagged",
+        "v1.0": "tagged",
+        "both": "both-branch",
+        "refs/heads/both": "both-branch",
+        "refs/tags/both": "both-tag",
+        "refs/tags/v1.0": "tagged",
+        "refs/heads/main": "main",
+        "refs/pull/7/head": "feature",
+        commits["main"]: "main",
+        commits["main"].upper(): "main",
+        commits["main"][:7]: "main",
+        commits["main"][:12].upper(): "main",
+        commits["tagged"][:10]: "tagged",
+        commits["buried"]: "buried",
+        commits["v1.0 object"]: "tagged",
+    }
+    async with provided(bench) as provider:
+        for ref, name in cases.items():
+            spec = bench.spec(ref)
+            resolved = await provider.resolve(spec)
+            assert (ref, resolved.version) == (ref, commits[name])
+            assert (resolved.spec, resolved.fetch_url) == (spec, f"{bench.server.url}/r.git")
+            assert resolved.repository == Repository.of_url(f"{bench.server.url}/r")
+
+
+async def test_a_full_sha_needs_no_list_of_refs_to_be_known(bench: Bench) -> None:
+    for name, version in [("buried", "buried"), ("main", "main"), ("v1.0 object", "tagged")]:
+        async with provided(bench) as provider:
+            assert (await provider.resolve(bench.spec(bench.commits[name]))).version == bench.commits[version]
+
+
+async def test_a_name_is_never_compared_by_its_tail(bench: Bench) -> None:
+    run_git(bench.repository, "symbolic-ref", "HEAD", "refs/heads/feature/main")
+    run_git(bench.repository, "update-ref", "-d", "refs/heads/main")
+    async with provided(bench) as provider:
+        assert (await provider.resolve(bench.spec("HEAD"))).version == bench.commits["feature"]
+        for ref in ("main", "2026", "heads/both", "tags/v1.0", "7/head", "pull/7/head", "refs/heads", "refs/main"):
+            with pytest.raises(RefNotFound):
+                await provider.resolve(bench.spec(ref))
+
+
+@pytest.mark.parametrize(
+    ("ref", "first", "says"),
+    [
+        ("mian", "main", "has no branch, tag or commit “mian”. Did you mean main"),
+        ("master", "main", "Did you mean main"),
+        ("feature/mian", "feature/main", "Did you mean feature/main"),
+        ("v1.1", "v1.0", "Did you mean v1.0"),
+        ("refs/tags/v1.1", "v1.0", "Did you mean v1.0"),
+        ("something-else-altogether", "main", "Did you mean main?"),
+    ],
+)
+async def test_a_ref_that_does_not_exist_gets_the_nearest_that_do(
+    bench: Bench, ref: str, first: str, says: str
+) -> None:
+    async with provided(bench) as provider:
+        with pytest.raises(RefNotFound) as caught:
+            await provider.resolve(bench.spec(ref))
+    assert caught.value.nearest[0] == first
+    assert len(caught.value.nearest) <= 5
+    assert says in caught.value.sentence
+
+
+async def test_a_short_sha_that_could_be_anything_asks_for_the_full_one(bench: Bench) -> None:
+    async with provided(bench) as provider:
+        for ref in (bench.commits["buried"][:10], "1234567", bench.commits["main"][:6]):
+            with pytest.raises(RefNotFound) as caught:
+                await provider.resolve(bench.spec(ref))
+            assert ("full SHA" in caught.value.sentence) is (len(ref) >= 7)
+        with pytest.raises(RefNotFound, match="no such commit"):
+            await provider.resolve(bench.spec("1" * 40))
+
+
+def commits_that_begin_alike(tree: str) -> tuple[str, str, str]:
+    """The text of two commits whose SHAs share the first seven digits, and those digits. About 20,000 tries."""
+    seen: dict[str, str] = {}
+    for number in itertools.count():
+        who = f"Someone <someone@example.org> {number} +0000"
+        text = f"tree {tree}\nauthor {who}\ncommitter {who}\n\nalike\n"
+        digits = hashlib.sha1(f"commit {len(text)}\0{text}".encode()).hexdigest()[:7]
+        if digits in seen:
+            return seen[digits], text, digits
+        seen[digits] = text
+    raise AssertionError("there is no end to count()")
+
+
+async def test_a_short_sha_that_two_tips_share_is_not_guessed(bench: Bench) -> None:
+    one, other, digits = commits_that_begin_alike(run_git(bench.repository, "rev-parse", "main^{tree}"))
+    shas = [
+        run_git(bench.repository, "hash-object", "-w", "-t", "commit", "--stdin", text=text) for text in (one, other)
+    ]
+    for name, sha in zip(("one", "other"), shas, strict=True):
+        run_git(bench.repository, "update-ref", f"refs/heads/{name}", sha)
+    longer = next(length for length in range(8, 41) if shas[0][:length] != shas[1][:length])
+    async with provided(bench) as provider:
+        with pytest.raises(RefNotFound, match="full SHA"):
+            await provider.resolve(bench.spec(digits))
+        assert (await provider.resolve(bench.spec(shas[0][:longer]))).version == shas[0]
+
+
+async def test_a_repository_without_a_default_branch_names_the_branches_it_has(bench: Bench) -> None:
+    run_git(bench.repository, "symbolic-ref", "HEAD", "refs/heads/unborn")
+    async with provided(bench) as provider:
+        with pytest.raises(RefNotFound, match=r"no default branch\. It has both, feature/main"):
+            await provider.resolve(bench.spec("HEAD"))
+
+
+async def test_in_a_repository_of_very_many_refs_the_nearest_are_found_in_good_time(bench: Bench) -> None:
+    tip = bench.commits["main"]
+    names = [f"refs/heads/topic/{number:05}" for number in range(20_000)]
+    (bench.repository / "packed-refs").write_text("".join(f"{tip} {name}\n" for name in names))
+    async with provided(bench) as provider:
+        async with asyncio.timeout(5):
+            with pytest.raises(RefNotFound) as caught:
+                await provider.resolve(bench.spec("topic/0123x"))
+    assert caught.value.nearest == tuple(f"topic/0123{digit}" for digit in range(5))
+
+
+@pytest.mark.parametrize(("repository", "says"), [("gone.git", "gone, private"), ("empty.git", "is empty")])
+async def test_a_repository_that_cannot_be_had_says_so(bench: Bench, repository: str, says: str) -> None:
+    run_git(bench.server.root, "init", "--quiet", "--bare", "empty.git")
+    async with provided(bench) as provider:
+        with pytest.raises(RepositoryNotFound, match=says):
+            await provider.resolve(bench.spec("HEAD", repository))
+
+
+async def test_a_host_off_the_list_is_refused_by_name(bench: Bench) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        for rules, host in [(OutgoingRules(), "127.0.0.1"), (OutgoingRules(frozenset()), "127.0.0.1")]:
+            with pytest.raises(OriginRefused, match=re.escape(host)):
+                await GitProvider(rules, tasks).resolve(bench.spec("HEAD"))
+    assert bench.server.requests == []
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "git/--upload-pack=touch/HEAD",
+        "git/ext%3A%3Ash%20-c%20x/HEAD",
+        "git/file%3A%2F%2F%2Fetc/HEAD",
+        "git/https%3A%2F%2Fgithub.com%2F..%2F..%2Fx/HEAD",
+        "git/{url}%2Fr.git/--upload-pack=touch",
+        "git/{url}%2Fr.git/a%00b",
+        "git/{url}%2Fr.git/" + "x" * 10_000,
+        "git/{url}%2F" + "x" * 10_000 + "/HEAD",
+        "git/{url}%2Fr.git%3Fservice=x/HEAD",
+    ],
+)
+async def test_a_hostile_spec_is_refused_before_anything_is_asked(bench: Bench, link: str) -> None:
+    async with provided(bench) as provider:
+        with pytest.raises((BadLink, OriginRefused)):
+            await provider.resolve(RepoSpec.parse(link.format(url=quote(bench.server.url, safe=""))))
+    assert bench.server.requests == []
+
+
+# ---- how often the server is asked
+
+
+async def test_fifty_people_who_ask_at_once_are_one_request(bench: Bench) -> None:
+    async with provided(bench) as provider:
+        specs = [bench.spec(ref) for ref in ("HEAD", "main", "v1.0", "feature/main", "both") for _ in range(10)]
+        resolved = await asyncio.gather(*(provider.resolve(spec) for spec in specs))
+        assert len({found.version for found in resolved}) == 4
+        assert len(bench.server.requests) == 1
+        buried = [provider.resolve(bench.spec(bench.commits["buried"])) for _ in range(50)]
+        assert {found.version for found in await asyncio.gather(*buried)} == {bench.commits["buried"]}
+        assert len(bench.server.requests) == 3  # protocol version 2: what the server can do, then the fetch
+
+
+async def test_a_branch_is_believed_for_a_minute_and_a_full_sha_for_good(bench: Bench) -> None:
+    clock = Clock()
+    async with provided(bench, clock) as provider:
+        await provider.resolve(bench.spec(bench.commits["buried"]))
+        await provider.resolve(bench.spec("main"))
+        bench.server.requests.clear()
+        moved = bench.commit("moved")
+        clock.now += REFS_KEPT - 1
+        assert (await provider.resolve(bench.spec("main"))).version == bench.commits["main"]
+        assert (await provider.resolve(bench.spec(bench.commits["main"]))).version == bench.commits["main"]
+        assert bench.server.requests == []
+        clock.now += 2
+        assert (await provider.resolve(bench.spec("main"))).version == moved
+        assert bench.listings == 1
+        clock.now += 1_000_000
+        assert (await provider.resolve(bench.spec(bench.commits["buried"]))).version == bench.commits["buried"]
+        assert bench.listings == 1
+
+
+async def test_a_branch_that_was_just_pushed_is_found(bench: Bench) -> None:
+    clock = Clock()
+    async with provided(bench, clock) as provider:
+        with pytest.raises(RefNotFound):
+            await provider.resolve(bench.spec("new"))
+        run_git(bench.repository, "update-ref", "refs/heads/new", bench.commits["main"])
+        clock.now += DOUBT_AFTER + 0.1
+        assert (await provider.resolve(bench.spec("new"))).version == bench.commits["main"]
+
+
+async def test_an_error_is_believed_for_moments_only(bench: Bench) -> None:
+    clock = Clock()
+    async with provided(bench, clock) as provider:
+        for _ in range(2):
+            with pytest.raises(RepositoryNotFound):
+                await provider.resolve(bench.spec("HEAD", "late.git"))
+        assert bench.listings == 1
+        bench.repository.rename(bench.repository.with_name("late.git"))
+        clock.now += DOUBT_AFTER + 0.1
+        assert (await provider.resolve(bench.spec("HEAD", "late.git"))).version == bench.commits["main"]
+
+
+async def test_one_who_leaves_does_not_take_the_answer_from_the_others(bench: Bench) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as tasks:
+            provider = GitProvider(OutgoingRules(exempt_origins=frozenset({url})), tasks)
+            spec = RepoSpec.parse(f"git/{quote(url + '/r', safe='')}/HEAD")
+            leaving, staying = (tasks.create_task(provider.resolve(spec)) for _ in range(2))
+            connection, _ = await loop.sock_accept(listening)
+            leaving.cancel()
+            await asyncio.wait({leaving})
+            while b"\r\n\r\n" not in await loop.sock_recv(connection, 65536):
+                continue
+            lines = [f"{bench.commits['main']} HEAD\0agent=x\n"]
+            body = (
+                "001e# service=git-upload-pack\n0000" + "".join(f"{len(line) + 4:04x}{line}" for line in lines) + "0000"
+            )
+            head = "HTTP/1.0 200 OK\r\nContent-Type: application/x-git-upload-pack-advertisement\r\n\r\n"
+            await loop.sock_sendall(connection, (head + body).encode())
+            connection.close()
+            assert (await staying).version == bench.commits["main"]
+        assert leaving.cancelled()
+
+
+async def test_the_end_of_the_service_ends_its_requests_and_tells_who_waits() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        spec = RepoSpec.parse(f"git/{quote(url + '/r', safe='')}/HEAD")
+        loop = asyncio.get_running_loop()
+        made: asyncio.Future[GitProvider] = loop.create_future()
+
+        async def service() -> None:
+            async with asyncio.TaskGroup() as tasks:
+                made.set_result(GitProvider(OutgoingRules(exempt_origins=frozenset({url})), tasks))
+                await asyncio.Event().wait()
+
+        running = loop.create_task(service())
+        provider = await made
+        waiting = loop.create_task(provider.resolve(spec))
+        connection, _ = await loop.sock_accept(listening)
+        running.cancel()
+        for question in (waiting, provider.resolve(spec)):
+            with pytest.raises(SourceFault, match="being restarted"):
+                await question
+        await asyncio.wait({running})
+        assert running.cancelled()
+        connection.close()
+
+
+async def test_a_server_out_of_order_is_a_fault_and_works_again_when_it_does(bench: Bench, quick_retries: None) -> None:
+    clock = Clock()
+    url, port = bench.server.url, bench.server.port
+    async with provided(bench, clock) as provider:
+        spec = bench.spec("HEAD")
+        bench.server.stop()
+        with pytest.raises(SourceFault) as caught:
+            await provider.resolve(spec)
+        assert not isinstance(caught.value, NotFound)
+        with GitServer(bench.server.root, port=port) as repaired:
+            assert repaired.url == url
+            clock.now += DOUBT_AFTER + 0.1
+            assert (await provider.resolve(spec)).version == bench.commits["main"]
+
+
+async def test_a_server_that_hangs_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        async with asyncio.TaskGroup() as tasks:
+            provider = GitProvider(OutgoingRules(exempt_origins=frozenset({url})), tasks, timeout=0.3)
+            with pytest.raises(SourceFault, match=r"within 0\.3 seconds"):
+                await provider.resolve(RepoSpec.parse(f"git/{quote(url + '/r', safe='')}/HEAD"))
+
+
+# ---- gh
+
+
+@pytest.mark.parametrize(
+    ("locator", "url"),
+    [
+        ("octocat/hello", "https://github.com/octocat/hello"),
+        ("octo-cat/hello.world_1", "https://github.com/octo-cat/hello.world_1"),
+        ("short_corp/x", "https://github.com/short_corp/x"),
+        ("octocat/hello.git", "https://github.com/octocat/hello"),
+        ("octocat/.github", "https://github.com/octocat/.github"),
+        ("octocat", None),
+        ("-octocat/hello", None),
+        ("octocat/..", None),
+        ("octocat/.git", None),
+        ("octocat/hello/tree", None),
+        ("octo cat/hello", None),
+        ("octocat/hello?x", None),
+        ("octocat@evil.example/hello", None),
+        ("a" * 40 + "/hello", None),
+        ("octocat/" + "a" * 101, None),
+        ("octocat/hello\n", None),
+    ],
+)
+async def test_a_github_name_becomes_its_address_or_is_refused(locator: str, url: str | None) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        provider = GitHubProvider(OutgoingRules(), tasks)
+        spec = RepoSpec("gh", locator, "HEAD")
+        if url is not None:
+            assert provider.fetch_url(spec) == url
+        else:
+            with pytest.raises(BadLink, match="OWNER/REPOSITORY"):
+                await provider.resolve(spec)
+
+
+async def test_github_is_resolved_like_any_git_server(bench: Bench) -> None:
+    class Elsewhere(GitHubProvider):
+        """GitHub's provider, with the server of this test in GitHub's place."""
+
+        def fetch_url(self, spec: RepoSpec) -> str:
+            return super().fetch_url(spec).replace("https://github.com/o", bench.server.url)
+
+    async with asyncio.TaskGroup() as tasks:
+        provider = Elsewhere(bench.rules, tasks)
+        assert (await provider.resolve(RepoSpec.parse("gh/o/r.git/v1.0"))).version == bench.commits["tagged"]
+
+
+async def test_both_keep_to_the_seam_and_to_the_list() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        nothing = OutgoingRules(frozenset())
+        providers: list[RepoProvider] = [GitProvider(nothing, tasks), GitHubProvider(nothing, tasks)]
+        assert [provider.name for provider in providers] == ["git", "gh"]
+        for provider in providers:
+            spec = RepoSpec(provider.name, "o/r" if provider.name == "gh" else "https://github.com/o/r", "HEAD")
+            with pytest.raises(ReplayError, match=r"github\.com is not among the hosts"):
+                await provider.resolve(spec)

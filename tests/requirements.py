@@ -1,0 +1,51 @@
+"""What some tests need of a machine: by name, how it is found, and why it is missing."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+HUB55_PYTHON = Path(os.environ.get("REPLAY_TEST_HUB55_PYTHON", ROOT / ".venv-hub55" / "bin" / "python"))
+
+
+def browser() -> str | None:
+    """The path of a Chromium of the machine's own."""
+    named = os.environ.get("REPLAY_TEST_BROWSER")
+    return named or next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+
+
+def _no_browser() -> str | None:
+    return None if browser() else "no Chromium found; install it, or name one with REPLAY_TEST_BROWSER"
+
+
+def _no_hub55() -> str | None:
+    return None if HUB55_PYTHON.exists() else f"no JupyterHub 5.5 at {HUB55_PYTHON}; “make test” installs it"
+
+
+def _no_proxy() -> str | None:
+    proxy = ROOT / "node_modules" / ".bin" / "configurable-http-proxy"
+    return None if proxy.exists() and shutil.which("node") else "no configurable-http-proxy in node_modules; “make test” installs it"
+
+
+def _no_git_server() -> str | None:
+    if shutil.which("git") is None:
+        return "no git"
+    folder = subprocess.run(["git", "--exec-path"], capture_output=True, text=True, check=True).stdout.strip()
+    return None if (Path(folder) / "git-http-backend").exists() else "git has no http-backend here"
+
+
+_CHECKS: dict[str, Callable[[], str | None]] = {
+    "browser": _no_browser,
+    "hub55": _no_hub55,
+    "proxy": _no_proxy,
+    "git-server": _no_git_server,
+}
+
+
+@cache
+def missing(name: str) -> str | None:
+    """Why ``name`` cannot be had here; none where it can. A name that nobody knows is an error."""
+    return _CHECKS[name]()

@@ -1,0 +1,316 @@
+"""A whole Replay for tests: the reference configuration on a real hub, the real service, a real git server, a real login.
+
+The only additions to ``jupyterhub_config.py`` are an administrator's service for looking at the hub, and what a test asks for.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote, urlsplit
+
+import httpx
+import psutil
+
+from demo.checkin import CheckinStandIn
+from demo.git_server import GitServer
+from demo.people import ADA, Person
+from tests.login_fixtures import Visitor, free_ports
+from tests.requirements import ROOT
+
+START_SECONDS = 60
+UV_CACHE = os.environ.get("UV_CACHE_DIR", str(Path.home() / ".cache" / "uv"))
+"""Shared by all sites: wheels are fetched once for a machine."""
+
+
+@dataclass(frozen=True)
+class Repo:
+    """A repository made by a test."""
+
+    name: str
+    url: str
+    commit: str
+
+    @property
+    def spec(self) -> str:
+        return f"git/{quote(self.url, safe='')}/HEAD"
+
+
+@dataclass
+class Site:
+    """A hub with its service, as processes of their own."""
+
+    folder: Path
+    git: GitServer
+    checkin: CheckinStandIn
+    client_secret: str
+    ports: list[int]
+    python: str = sys.executable
+    settings: dict[str, str] = field(default_factory=dict)
+    extra_config: str = ""
+    admin_token: str = field(default_factory=lambda: secrets.token_hex(32))
+    _process: "subprocess.Popen[bytes] | None" = None
+    _clients: list[httpx.Client] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.ports[0]}"
+
+    @property
+    def service_url(self) -> str:
+        """The service without the proxy."""
+        return f"http://127.0.0.1:{self.ports[3]}/services/replay/"
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state"
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "hub.log").read_text(errors="replace")
+
+    def start(self) -> None:
+        """Return once hub and service answer."""
+        secret_file = self.folder / "client_secret"
+        secret_file.write_text(self.client_secret)
+        config = self.folder / "jupyterhub_config.py"
+        config.write_text(
+            f"""
+load_subconfig({str(ROOT / "jupyterhub_config.py")!r})
+c.JupyterHub.services.append({{"name": "tester", "api_token": {self.admin_token!r}}})
+c.JupyterHub.load_roles.append({{
+    "name": "tester", "services": ["tester"],
+    "scopes": ["admin:users", "admin:servers", "admin:groups", "tokens", "access:services", "access:servers", "list:services", "read:services"],
+}})
+{self.extra_config}
+"""
+        )
+        settings = {
+            "OIDC_CLIENT_ID": "replay-test",
+            "OIDC_CLIENT_SECRET_FILE": str(secret_file),
+            "OIDC_ISSUER": self.checkin.issuer,
+            "URL": self.url,
+            "PORTS": ",".join(str(port) for port in self.ports[1:4]),
+            "STATE_DIR": str(self.state),
+            "EXEMPT_ORIGINS": self.git.url.rstrip("/"),
+            "UV_CACHE": UV_CACHE,
+            "PROXY_COMMAND": f"node {ROOT}/node_modules/configurable-http-proxy/bin/configurable-http-proxy",
+        } | self.settings
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("REPLAY_", "JUPYTER", "OAUTH"))}
+        with (self.folder / "hub.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [self.python, "-m", "jupyterhub", "-f", str(config)],
+                cwd=self.folder,
+                env=clean | {f"REPLAY_{name}": value for name, value in settings.items()},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        for address in (f"{self.url}/hub/health", f"{self.url}/services/replay/health"):
+            self.until_it_answers(address)
+
+    def until_it_answers(self, address: str) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            with suppress(httpx.TransportError):
+                if httpx.get(address).status_code == 200:
+                    return
+            if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"{address} does not answer:\n{self.log[-6000:]}")
+            time.sleep(0.05)
+
+    def stop(self, *, signal_number: int = signal.SIGTERM) -> list[psutil.Process]:
+        """End the hub; returns what still ran of it afterwards (servers that are to outlive it, say), without killing it."""
+        if self._process is None:
+            return []
+        process, self._process = self._process, None
+        with suppress(psutil.NoSuchProcess):
+            below = psutil.Process(process.pid).children(recursive=True)
+            process.send_signal(signal_number)
+            process.wait(40)
+            _, alive = psutil.wait_procs(below, timeout=3)
+            return alive
+        return []
+
+    def processes(self) -> list[psutil.Process]:
+        """All processes of this site: those that name its folder."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                words = [*process.cmdline(), process.environ().get("REPLAY_STATE_DIR", ""), process.cwd()]
+                if any(str(self.folder) in word for word in words):
+                    found.append(process)
+        return found
+
+    def service_process(self) -> psutil.Process:
+        """The build service."""
+        (found,) = [process for process in self.processes() if "replay_build_service.app" in process.cmdline()]
+        return found
+
+    def repository(self, name: str, files: Mapping[str, str], *, executable: tuple[str, ...] = ()) -> Repo:
+        """A new commit with exactly these files on ``main`` of a bare repository that the git server serves."""
+        work = self.folder / "work" / name
+        bare = self.git.root / f"{name}.git"
+        if not bare.exists():
+            work.mkdir(parents=True)
+            _git(work, "init", "-q", "-b", "main")
+            subprocess.run(["git", "init", "-q", "--bare", "-b", "main", str(bare)], check=True)
+        for old in work.iterdir():
+            if old.name != ".git":
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
+        for path, text in files.items():
+            (work / path).parent.mkdir(parents=True, exist_ok=True)
+            (work / path).write_text(text)
+            if path in executable:
+                (work / path).chmod(0o755)
+        _git(work, "add", "-A")
+        _git(work, "commit", "-q", "--allow-empty", "-m", "a commit")
+        _git(work, "push", "-q", str(bare), "main")
+        return Repo(name, f"{self.git.url.rstrip('/')}/{name}.git", _git(work, "rev-parse", "HEAD"))
+
+    def admin(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+        """The hub's REST API, as an administrator."""
+        return httpx.request(
+            method, f"{self.url}/hub/api{path}", headers={"Authorization": f"token {self.admin_token}"}, timeout=60, **kwargs
+        )
+
+    def server(self, person: Person) -> dict[str, Any] | None:
+        """The hub's model of a person's server; none where there is none."""
+        return self.admin("GET", f"/users/{person.voperson_id}").json()["servers"].get("")
+
+    def stop_server(self, person: Person) -> None:
+        """Stop a person's server and wait until it is gone."""
+        self.admin("DELETE", f"/users/{person.voperson_id}/server")
+        deadline = time.monotonic() + 40
+        while self.server(person) is not None:
+            assert time.monotonic() < deadline, "the server did not stop"
+            time.sleep(0.1)
+
+    def client(self, person: Person = ADA) -> "ApiClient":
+        """Somebody who has logged in once, and works with a token since."""
+        with Visitor(self) as visitor:  # pyright: ignore[reportArgumentType] - of a hub it asks only the url
+            page = visitor.log_in(person)
+            assert page.status_code == 200, page.text
+        made = self.admin(
+            "POST", f"/users/{person.voperson_id}/tokens", json={"note": "test", "scopes": ["inherit"]}
+        )
+        assert made.status_code == 201, made.text
+        client = ApiClient(self, person, made.json()["token"])
+        self._clients.append(client.http)
+        return client
+
+    def close(self) -> None:
+        """End everything of this site, really."""
+        self.stop()
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.git.stop()
+        self.checkin.stop()
+        for client in self._clients:
+            client.close()
+
+
+class ApiClient:
+    """A person's program: the service's API with a token of the hub."""
+
+    def __init__(self, site: Site, person: Person, token: str) -> None:
+        self.site = site
+        self.person = person
+        self.token = token
+        self.http = httpx.Client(
+            base_url=f"{site.url}/services/replay/", headers={"Authorization": f"token {token}"}, timeout=60
+        )
+
+    def launch(self, repo: Repo | str, **more: Any) -> httpx.Response:
+        spec = repo if isinstance(repo, str) else repo.spec
+        return self.http.post("api/launches", json={"repo": spec, **more})
+
+    def get(self, launch_id: str) -> dict[str, Any]:
+        return self.http.get(f"api/launches/{launch_id}").json()
+
+    def events(self, launch_id: str, after: str = "", *, timeout: float = 120) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Id and data of each event, until the stream ends."""
+        headers = {"Last-Event-ID": after} if after else {}
+        with self.http.stream("GET", f"api/launches/{launch_id}/events", headers=headers, timeout=timeout) as response:
+            assert response.status_code == 200, response.read()
+            event_id = ""
+            for line in response.iter_lines():
+                if line.startswith("id: "):
+                    event_id = line[4:]
+                elif line.startswith("data: "):
+                    yield event_id, json.loads(line[6:])
+
+    def launch_and_wait(self, repo: Repo | str, **more: Any) -> dict[str, Any]:
+        """Launch and follow until it is ready; fails with the reason where it is not."""
+        response = self.launch(repo, **more)
+        assert response.status_code == 201, response.text
+        last: dict[str, Any] = {}
+        lines = []
+        for _, last in self.events(response.json()["id"]):
+            lines.append(last["message"])
+        assert last.get("phase") == "ready", "\n".join(lines[-20:])
+        return self.get(response.json()["id"])
+
+
+class Sites:
+    """Makes sites below a folder and ends them all."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._sites: list[Site] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def start(self, *, settings: Mapping[str, str] | None = None, extra_config: str = "", python: str = sys.executable) -> Site:
+        folder = self._folder / f"site-{len(self._sites)}"
+        (folder / "git").mkdir(parents=True)
+        ports = free_ports(4)
+        secret = secrets.token_hex(16)
+        checkin = CheckinStandIn(
+            client_id="replay-test", client_secret=secret, redirect_uris=[f"http://127.0.0.1:{ports[0]}/hub/oauth_callback"]
+        )
+        git = GitServer(folder / "git")
+        site = Site(folder, git, checkin, secret, ports, python, dict(settings or {}), extra_config)
+        self._sites.append(site)
+        git.start()
+        checkin.start()
+        site.start()
+        return site
+
+    def __exit__(self, *error: object) -> None:
+        for site in self._sites:
+            site.close()
+
+
+@contextmanager
+def stopped(process: psutil.Process) -> Iterator[None]:
+    """A process that does not answer for a while, as if it hung."""
+    process.suspend()
+    try:
+        yield
+    finally:
+        process.resume()
+
+
+def path_of(url: str) -> str:
+    return urlsplit(url).path
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
+    done = subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout.strip()

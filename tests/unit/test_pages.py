@@ -1,0 +1,532 @@
+"""Every page in each of its states: rendered strictly, from real values, and read as a browser would."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+import replay_build_service
+from replay_build_service.domain import (
+    BuildId,
+    BuildRecipe,
+    ImageName,
+    Launch,
+    LaunchId,
+    LaunchState,
+    Person,
+    Repository,
+    RepoSpec,
+    ResolvedRef,
+    Resources,
+    RunnableImage,
+    Server,
+    ServerStatus,
+    VOPolicy,
+)
+from replay_build_service.launches import Consent
+from replay_build_service.schemas import LaunchModel, LinkPreview, Refusal
+from replay_build_service.web.share import share_links
+
+SERVICE = Path(replay_build_service.__file__).parent / "web"
+SPAWNER = Path(replay_build_service.__file__).parents[1] / "replay_spawner"
+CSS = (SERVICE / "static" / "replay.css").read_text()
+
+GB = 1024**3
+COMMIT = "5c2f1d6b8f0e4a7c9d3b2a1f0e9d8c7b6a5f4e3d"
+ATTACK = "<img src=x onerror=alert(1)>\"'"
+SERVICE_PATH = "/services/replay/"
+ORIGIN = "https://hub.example.org"
+
+EVERY_PAGE = {
+    "base_url": SERVICE_PATH,
+    "hub_home_url": "/hub/home",
+    "person": Person("ada", frozenset({"vo.notebooks.egi.eu"})),
+    "xsrf": "2|the|token",
+    "origin": ORIGIN,
+}
+
+NOTICES = ("Sessions share this machine’s files and network.", "A session’s memory is not limited.")
+DEFAULT = VOPolicy("vo.notebooks.egi.eu", Resources(2 * GB, 4 * GB))
+LARGER = VOPolicy("vo.access.egi.eu", Resources(4 * GB, 8 * GB, 0.5, 2))
+ABSENT = Server(ServerStatus.ABSENT)
+ORDINARY = Server(ServerStatus.READY, "/user/ada/")
+
+
+@cache
+def environment(folder: Path) -> Environment:
+    return Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined)
+
+
+def resolved(text: str = "gh/ada/rainfall/main", version: str = COMMIT) -> ResolvedRef:
+    spec = RepoSpec.parse(text)
+    return ResolvedRef(Repository.of_url(spec.url), spec, spec.url, version)
+
+
+HELLO = resolved()
+OTHER = resolved("git/https%3A%2F%2Fexample.org%2Fclimate%2Fice.git/feature/cores")
+HOSTILE = ResolvedRef(Repository(f"javascript://{ATTACK}"), RepoSpec("git", ATTACK, ATTACK), ATTACK, ATTACK)
+
+
+def launch(state: LaunchState = LaunchState.RUNNING, of: ResolvedRef = HELLO, **changes: Any) -> Launch:
+    made = Launch(
+        id=LaunchId("1f" * 16),
+        user="ada",
+        server_name="",
+        resolved=of,
+        image_name=ImageName.of(of, BuildRecipe("venv")),
+        vo="vo.notebooks.egi.eu",
+        urlpath="lab/tree/index.ipynb",
+        state=state,
+        created_at=datetime(2026, 3, 4, 9, 5, tzinfo=UTC),
+        build_id=BuildId("b1"),
+        image=RunnableImage("venv@sha256:00", "/images/00"),
+    )
+    return replace(made, **changes)
+
+
+def server_of(holder: Launch, status: ServerStatus = ServerStatus.READY) -> Server:
+    return Server(status, "/user/ada/", holder.id)
+
+
+def consent_page(
+    of: ResolvedRef = HELLO,
+    *,
+    holder: Launch | None = None,
+    server: Server = ABSENT,
+    same_image: bool = False,
+    is_built: bool = False,
+    usual_seconds: float | None = 130,
+    policies: tuple[VOPolicy, ...] = (DEFAULT,),
+    urlpath: str = "doc/tree/index.ipynb",
+    notices: tuple[str, ...] = NOTICES,
+) -> dict[str, Any]:
+    consent = Consent(of, policies, is_built, usual_seconds, server, holder, same_image)
+    return {
+        "consent": consent,
+        "spec": of.spec,
+        "resolved": of,
+        "urlpath": urlpath,
+        "running_url": server.url if server.status is ServerStatus.READY else None,
+        "share": share_links(ORIGIN, of, urlpath),
+        "notices": notices,
+    }
+
+
+def launch_page(
+    shown: Launch, *, holder: Launch | None = None, server: Server = ABSENT, usual_seconds: float | None = 45
+) -> dict[str, Any]:
+    return {
+        "launch": shown,
+        "model": LaunchModel.of(shown, SERVICE_PATH),
+        "holder": holder,
+        "server": server,
+        "server_url": server.url,
+        "resolved": shown.resolved,
+        "link": f"/v2/{shown.resolved.spec.text}",
+        "usual_seconds": usual_seconds,
+        "share": share_links(ORIGIN, shown.resolved, shown.urlpath),
+    }
+
+
+def home_page(*recent: Launch, holder: Launch | None = None, server: Server = ABSENT) -> dict[str, Any]:
+    return {"holder": holder, "server": server, "recent": list(recent)}
+
+
+def error_page(message: str, *nearest: str) -> dict[str, Any]:
+    refusal = Refusal(error="not_found", message=message, id="0a1b2c3d", nearest=list(nearest))
+    return {"refusal": refusal, "nearest": [(name, f"/v2/gh/ada/rainfall/{name}") for name in nearest]}
+
+
+RUNNING_OTHER = launch(of=OTHER, id=LaunchId("2e" * 16))
+ON_ITS_WAY = launch(LaunchState.BUILDING, OTHER, id=LaunchId("2e" * 16), image=None)
+ALL_STATES = tuple(launch(state, failure="It failed.") for state in LaunchState)
+
+PAGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "consent, first build": ("consent.html", consent_page(usual_seconds=None)),
+    "consent, not built": ("consent.html", consent_page(urlpath="")),
+    "consent, built": ("consent.html", consent_page(is_built=True, notices=())),
+    "consent, two VOs": ("consent.html", consent_page(policies=(LARGER, DEFAULT))),
+    "consent, no limits": ("consent.html", consent_page(policies=(VOPolicy("vo", Resources()),))),
+    "consent, exact commit": ("consent.html", consent_page(resolved(f"gh/ada/rainfall/{COMMIT}"))),
+    "consent, another runs": (
+        "consent.html",
+        consent_page(holder=RUNNING_OTHER, server=server_of(RUNNING_OTHER), is_built=True),
+    ),
+    "consent, another on its way": ("consent.html", consent_page(holder=ON_ITS_WAY)),
+    "consent, another starts": (
+        "consent.html",
+        consent_page(holder=ON_ITS_WAY, server=server_of(ON_ITS_WAY, ServerStatus.STARTING)),
+    ),
+    "consent, ordinary server": ("consent.html", consent_page(server=ORDINARY)),
+    "consent, ordinary server starts": (
+        "consent.html",
+        consent_page(server=Server(ServerStatus.STARTING, "/user/ada/")),
+    ),
+    "consent, server stops": ("consent.html", consent_page(server=Server(ServerStatus.STOPPING, "/user/ada/"))),
+    "consent, runs already": (
+        "consent.html",
+        consent_page(holder=launch(), server=server_of(launch()), same_image=True, is_built=True),
+    ),
+    "consent, hostile": (
+        "consent.html",
+        consent_page(
+            HOSTILE,
+            holder=launch(of=HOSTILE),
+            server=server_of(launch()),
+            policies=(VOPolicy(ATTACK, Resources()), DEFAULT),
+            urlpath=ATTACK,
+            notices=(ATTACK,),
+        ),
+    ),
+    "launch, waiting": (
+        "launch.html",
+        launch_page(launch(LaunchState.BUILDING, build_id=None, image=None), usual_seconds=None),
+    ),
+    "launch, building": ("launch.html", launch_page(launch(LaunchState.BUILDING, image=None))),
+    "launch, starting": ("launch.html", launch_page(launch(LaunchState.STARTING))),
+    "launch, starting, built before": ("launch.html", launch_page(launch(LaunchState.STARTING, build_id=None))),
+    "launch, running": ("launch.html", launch_page(launch(), holder=launch(), server=server_of(launch()))),
+    "launch, choosing": (
+        "launch.html",
+        launch_page(launch(LaunchState.CHOOSING), holder=RUNNING_OTHER, server=server_of(RUNNING_OTHER)),
+    ),
+    "launch, choosing, another on its way": (
+        "launch.html",
+        launch_page(launch(LaunchState.CHOOSING), holder=ON_ITS_WAY),
+    ),
+    "launch, choosing, another starts": (
+        "launch.html",
+        launch_page(
+            launch(LaunchState.CHOOSING), holder=ON_ITS_WAY, server=server_of(ON_ITS_WAY, ServerStatus.STARTING)
+        ),
+    ),
+    "launch, choosing, ordinary server": ("launch.html", launch_page(launch(LaunchState.CHOOSING), server=ORDINARY)),
+    "launch, choosing, the same runs": (
+        "launch.html",
+        launch_page(launch(LaunchState.CHOOSING, id=LaunchId("3d" * 16)), holder=launch(), server=server_of(launch())),
+    ),
+    "launch, choosing, free meanwhile": ("launch.html", launch_page(launch(LaunchState.CHOOSING))),
+    "launch, failed": (
+        "launch.html",
+        launch_page(launch(LaunchState.FAILED, image=None, failure="The requirements cannot be resolved.")),
+    ),
+    "launch, ended": ("launch.html", launch_page(launch(LaunchState.ENDED, build_id=None))),
+    "launch, hostile": (
+        "launch.html",
+        launch_page(launch(LaunchState.FAILED, HOSTILE, failure=ATTACK, urlpath=ATTACK, vo=ATTACK)),
+    ),
+    "home, empty": ("home.html", home_page()),
+    "home, running": ("home.html", home_page(*ALL_STATES, holder=launch(), server=server_of(launch()))),
+    "home, on its way": ("home.html", home_page(ON_ITS_WAY, holder=ON_ITS_WAY)),
+    "home, ordinary server": ("home.html", home_page(launch(LaunchState.ENDED), server=ORDINARY)),
+    "home, starting": ("home.html", home_page(server=Server(ServerStatus.STARTING, "/user/ada/"))),
+    "home, stopping": ("home.html", home_page(server=Server(ServerStatus.STOPPING, "/user/ada/"))),
+    "home, hostile": (
+        "home.html",
+        home_page(launch(of=HOSTILE, urlpath=ATTACK), holder=launch(of=HOSTILE, vo=ATTACK), server=server_of(launch())),
+    ),
+    "error": ("error.html", error_page("There is no such page.")),
+    "error, nobody logged in": ("error.html", error_page("There is no such page.") | {"person": None, "xsrf": ""}),
+    "error, nearest": ("error.html", error_page("There is no branch “mian”.", "main", "maintenance")),
+    "error, hostile": ("error.html", error_page(ATTACK, ATTACK) | {"person": Person(ATTACK)}),
+}
+
+HUB_PAGE = {
+    "login_url": "/hub/login?next=%2Fhub%2Fv2%2Fgh%2Fada%2Frainfall%2Fmain",
+    "css": CSS,
+    "nonce": "abc123",
+    "home_url": "/hub/",
+    "retry_url": "/hub/v2/gh/ada/rainfall/main",
+}
+HUB_PAGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "link": ("replay_link.html", {"preview": LinkPreview.of("gh/ada/rainfall/main")}),
+    "link with a problem": ("replay_link.html", {"preview": LinkPreview.of("gl/ada/rainfall/main")}),
+    "hostile link": (
+        "replay_link.html",
+        {"preview": LinkPreview(repository=ATTACK, ref=ATTACK, spec=ATTACK), "login_url": ATTACK},
+    ),
+    "hostile problem": ("replay_link.html", {"preview": LinkPreview(repository="", ref="", spec="", problem=ATTACK)}),
+    "unavailable": ("replay_unavailable.html", {"retry_url": ATTACK}),
+}
+
+
+@dataclass
+class Form:
+    method: str
+    action: str
+    fields: dict[str, str] = field(default_factory=dict[str, str])
+
+
+class Page(HTMLParser):
+    """What a browser would find in a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.inline: list[str] = []
+        self.forms: list[Form] = []
+        self._form: Form | None = None
+        self._labels = 0
+        self.wrapped: list[dict[str, str]] = []
+        """Attributes of the controls that stand within a label."""
+        self.text = ""
+        self._open = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = {name: value or "" for name, value in attrs}
+        self.tags.append((tag, attributes))
+        self._open = tag
+        if tag == "form":
+            self._form = Form(attributes.get("method", "get"), attributes.get("action", ""))
+            self.forms.append(self._form)
+        elif tag == "input" and self._form and (attributes["type"] != "radio" or "checked" in attributes):
+            self._form.fields[attributes["name"]] = attributes["value"]
+        elif tag == "label":
+            self._labels += 1
+        if tag in {"input", "textarea", "select"} and self._labels:
+            self.wrapped.append(attributes)
+
+    def handle_endtag(self, tag: str) -> None:
+        self._open = ""
+        if tag == "form":
+            self._form = None
+        elif tag == "label":
+            self._labels -= 1
+
+    def handle_data(self, data: str) -> None:
+        if self._open in {"script", "style"}:
+            if data.strip():
+                self.inline.append(self._open)
+        else:
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    def href_of(self, text: str, html: str) -> str:
+        """Where the link with that text leads."""
+        before = html.partition(f">{text}</a>")[0]
+        assert before != html, f"no link “{text}”"
+        return Page(before[before.rindex("<a ") :] + ">").all("a")[0]["href"]
+
+
+def html_of(name: str) -> str:
+    template, values = PAGES[name]
+    return environment(SERVICE / "templates").get_template(template).render(**(EVERY_PAGE | values))
+
+
+def hub_html_of(name: str) -> str:
+    template, values = HUB_PAGES[name]
+    return environment(SPAWNER / "templates").get_template(template).render(**(HUB_PAGE | values))
+
+
+EVERY_HTML = [pytest.param(html_of, name, id=name) for name in PAGES] + [
+    pytest.param(hub_html_of, name, id=f"hub: {name}") for name in HUB_PAGES
+]
+every_page = pytest.mark.parametrize(("rendered", "name"), EVERY_HTML)
+
+
+@every_page
+def test_nothing_is_inline_that_the_content_security_policy_forbids(rendered: Any, name: str) -> None:
+    page = Page(rendered(name))
+    styles = page.all("style")
+    assert page.inline == ["style"] * len(styles)
+    assert [style["nonce"] for style in styles] == ["abc123"] * (rendered is hub_html_of)
+    assert all(script["src"].startswith(f"{SERVICE_PATH}static/dist/") for script in page.all("script"))
+    for tag, attributes in page.tags:
+        assert "style" not in attributes
+        assert not [attribute for attribute in attributes if attribute.startswith("on")], tag
+        assert not attributes.get("href", "").lower().startswith(("javascript:", "data:"))
+
+
+@every_page
+def test_what_strangers_wrote_stays_text(rendered: Any, name: str) -> None:
+    html = rendered(name)
+    assert "<img src=x" not in html
+    assert all(image["src"].endswith(".svg") for image in Page(html).all("img"))
+
+
+@every_page
+def test_every_form_that_posts_carries_the_xsrf_token(rendered: Any, name: str) -> None:
+    for form in Page(rendered(name)).forms:
+        assert form.method == "post"
+        assert form.fields["_xsrf"] == "2|the|token"
+        assert form.action.startswith(SERVICE_PATH)
+
+
+@every_page
+def test_a_page_has_one_heading_a_language_and_a_title(rendered: Any, name: str) -> None:
+    html = rendered(name)
+    page = Page(html)
+    assert len(page.all("h1")) == 1
+    assert page.all("html")[0]["lang"] == "en"
+    assert html.partition("<title>")[2].partition("</title>")[0].strip()
+    assert len(page.all("main")) == 1
+
+
+@every_page
+def test_every_control_has_a_label_and_every_id_is_unique(rendered: Any, name: str) -> None:
+    page = Page(rendered(name))
+    labelled = {label["for"] for label in page.all("label") if "for" in label}
+    for tag in ("input", "textarea", "select"):
+        for control in page.all(tag):
+            is_labelled = control.get("id") in labelled or control in page.wrapped
+            assert control.get("type") == "hidden" or is_labelled, control
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for _, attributes in page.tags:
+        referred = {attributes[name] for name in ("aria-labelledby", "aria-controls", "for") if name in attributes}
+        assert referred <= set(ids)
+
+
+def test_the_consent_form_posts_exactly_what_was_shown() -> None:
+    [form] = Page(html_of("consent, built")).forms
+    assert form == Form(
+        "post",
+        f"{SERVICE_PATH}launches",
+        {
+            "_xsrf": "2|the|token",
+            "repo": "gh/ada/rainfall/main",
+            "version": COMMIT,
+            "urlpath": "doc/tree/index.ipynb",
+            "vo": "vo.notebooks.egi.eu",
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("consent, built", "Built: starts in seconds"),
+        ("consent, not built", "such builds took about 2 minutes here"),
+        ("consent, first build", "Not built yet: no build has ended here so far"),
+        ("consent, built", "2 GB guaranteed, 4 GB at most"),
+        ("consent, two VOs", "0.5 cores guaranteed, 2 cores at most"),
+        ("consent, no limits", "as much as the machine has"),
+        ("consent, not built", "Sessions share this machine’s files and network."),
+        ("consent, not built", "Somebody else wrote this code."),
+        ("consent, another runs", "Your server is running example.org/climate/ice"),
+        ("consent, another runs", "Save your work"),
+        ("consent, ordinary server", "Your ordinary server is running"),
+        ("consent, another starts", "the hub cannot stop it before it has started"),
+        ("launch, building", "Such builds usually take about 45 seconds."),
+        ("launch, failed", "The requirements cannot be resolved."),
+        ("launch, choosing", "Your server is running example.org/climate/ice"),
+        ("home, empty", "Nothing is running"),
+        ("home, running", "4 March 2026, 09:05 UTC"),
+        ("error", "0a1b2c3d"),
+    ],
+)
+def test_a_page_says(name: str, text: str) -> None:
+    assert text in " ".join(Page(html_of(name)).text.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "where"),
+    [
+        ("consent, built", "github.com/ada/rainfall", "https://github.com/ada/rainfall"),
+        ("consent, runs already", "Open the running session", "/user/ada/"),
+        ("consent, another runs", "Open the running one", "/user/ada/"),
+        ("consent, another on its way", "See the launch on its way", f"{SERVICE_PATH}launches/{'2e' * 16}"),
+        ("launch, running", "Open your session", "/user/ada/"),
+        ("launch, choosing", "Open the running one", "/user/ada/"),
+        ("launch, failed", "Try again", "/v2/gh/ada/rainfall/main"),
+        ("launch, ended", "Launch again", "/v2/gh/ada/rainfall/main"),
+        ("home, on its way", "See the launch", f"{SERVICE_PATH}launches/{'2e' * 16}"),
+        ("error, nearest", "main", "/v2/gh/ada/rainfall/main"),
+    ],
+)
+def test_a_page_leads_on(name: str, text: str, where: str) -> None:
+    html = html_of(name)
+    assert Page(html).href_of(text, html) == where
+
+
+@pytest.mark.parametrize(
+    ("name", "instead_of"),
+    [
+        ("consent, another runs", "2e" * 16),
+        ("consent, another on its way", "2e" * 16),
+        ("consent, ordinary server", ""),
+        ("consent, server stops", ""),
+    ],
+)
+def test_to_stop_and_launch_names_what_the_person_saw(name: str, instead_of: str) -> None:
+    [form] = Page(html_of(name)).forms
+    assert (form.fields["replace"], form.fields["instead_of"]) == ("1", instead_of)
+
+
+@pytest.mark.parametrize(
+    ("name", "actions"),
+    [
+        ("launch, building", ["give-up"]),
+        ("launch, starting", []),
+        ("launch, choosing", ["replace", "give-up"]),
+        ("launch, choosing, another starts", ["give-up"]),
+        ("launch, choosing, free meanwhile", ["replace", "give-up"]),
+        ("launch, running", []),
+        ("launch, failed", []),
+        ("launch, ended", []),
+    ],
+)
+def test_a_launch_offers_what_can_be_done_with_it(name: str, actions: list[str]) -> None:
+    forms = Page(html_of(name)).forms
+    assert [form.fields["action"] for form in forms] == actions
+    assert all(form.action == f"{SERVICE_PATH}launches/{'1f' * 16}/choice" for form in forms)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_only_a_launch_on_its_way_is_looked_at_again_without_a_script(name: str) -> None:
+    is_on_its_way = name.startswith(("launch, waiting", "launch, building", "launch, starting"))
+    refreshes = [meta for meta in Page(html_of(name)).all("meta") if meta.get("http-equiv") == "refresh"]
+    assert refreshes == [{"http-equiv": "refresh", "content": "5"}] * is_on_its_way
+
+
+def test_the_launch_page_tells_its_script_where_the_events_are() -> None:
+    [root] = [attributes for _, attributes in Page(html_of("launch, building")).tags if "data-launch" in attributes]
+    assert root["data-events"] == f"{SERVICE_PATH}api/launches/{'1f' * 16}/events"
+    assert (root["data-state"], root["data-xsrf"]) == ("building", "2|the|token")
+
+
+@pytest.mark.parametrize(
+    ("name", "states"),
+    [
+        ("launch, waiting", "current pending pending pending pending pending"),
+        ("launch, starting", "done done done done current pending"),
+        ("launch, starting, built before", "done skipped skipped done current pending"),
+    ],
+)
+def test_the_phases_say_no_more_than_is_known(name: str, states: str) -> None:
+    items = [item for item in Page(html_of(name)).all("li") if "data-phase" in item]
+    assert " ".join(item["data-state"] for item in items) == states
+
+
+def test_a_repository_without_a_web_address_is_no_link() -> None:
+    assert "javascript:" not in str([link["href"] for link in Page(html_of("consent, hostile")).all("a")])
+    assert Page(html_of("consent, built")).all("a")[3]["rel"] == "noopener noreferrer"
+
+
+def test_someone_who_is_not_logged_in_sees_what_the_link_means_and_one_button() -> None:
+    html = hub_html_of("link")
+    page = Page(html)
+    assert "https://github.com/ada/rainfall" in page.text
+    assert "Nothing has been started; nothing was requested." in page.text
+    assert page.href_of("Log in to continue", html) == HUB_PAGE["login_url"]
+    assert [link["class"] for link in page.all("a")] == ["brand", "button"]
+
+
+def test_a_link_with_a_problem_offers_no_login() -> None:
+    page = Page(hub_html_of("link with a problem"))
+    assert "There is no provider “gl” here." in page.text
+    assert [link["class"] for link in page.all("a")] == ["brand"]
+
+
+def test_the_style_sheet_can_stand_within_a_page() -> None:
+    assert not [word for word in ("</", "url(", "@import") if word in CSS.split("*/", 1)[1]]
