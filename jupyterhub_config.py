@@ -79,6 +79,7 @@ c.JupyterHub.default_url = "/services/replay/"
 # ---- Who may enter: EGI Check-in, and one of the virtual organisations -------------------------------------------------
 
 c.JupyterHub.authenticator_class = EGICheckinAuthenticator
+c.EGICheckinAuthenticator.auto_login = True
 if issuer := setting("OIDC_ISSUER"):
     c.EGICheckinAuthenticator.issuer = issuer
 c.EGICheckinAuthenticator.client_id = setting("OIDC_CLIENT_ID")

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 from urllib.parse import urlsplit
 
 from jupyterhub.traitlets import ByteSpecification
 from tornado.httpserver import HTTPServer
 from traitlets import Bool, Dict, Enum, Float, Integer, List, Unicode, default
-from traitlets.config import Application, catch_config_error
+from traitlets.config.application import Application, catch_config_error
 
 from replay_build_service.builders.base import Builder
 from replay_build_service.builders.venv import VenvBuilder, VenvBuilderSettings
@@ -43,6 +43,9 @@ VENV_NOTICES = (
 )
 
 
+GIB = 1024**3
+
+
 class _Stopping(Exception):
     """Somebody asked the service to end."""
 
@@ -54,12 +57,12 @@ class ReplayBuildService(Application):
     description = __doc__ or ""
     version = version("jupyterhub-replay")
 
-    aliases: ClassVar[dict[str, str]] = {  # pyright: ignore[reportIncompatibleUnannotatedOverride] - traitlets merges it
+    aliases: ClassVar[Any] = {  # pyright: ignore[reportIncompatibleVariableOverride] - traitlets reads it from the class
         "config": "ReplayBuildService.config_file",
         "db": "ReplayBuildService.db_url",
         "log-level": "Application.log_level",
     }
-    flags: ClassVar[dict[str, Any]] = {  # pyright: ignore[reportIncompatibleUnannotatedOverride] - traitlets merges it
+    flags: ClassVar[Any] = {  # pyright: ignore[reportIncompatibleVariableOverride] - traitlets reads it from the class
         **Application.flags,
         "generate-config": (
             {"ReplayBuildService": {"generate_config": True}},
@@ -83,8 +86,8 @@ class ReplayBuildService(Application):
         key_trait=Unicode(),
         help="The virtual organisations that may launch, each with the address where one enrols in it (may be empty).",
     ).tag(config=True)
-    mem_guarantee = ByteSpecification("2G", help="Memory that a session is guaranteed.").tag(config=True)
-    mem_limit = ByteSpecification("4G", help="Memory that a session may use at most.").tag(config=True)
+    mem_guarantee = ByteSpecification(2 * GIB, help="Memory that a session is guaranteed.").tag(config=True)
+    mem_limit = ByteSpecification(4 * GIB, help="Memory that a session may use at most.").tag(config=True)
     cpu_guarantee = Float(None, allow_none=True, help="CPU cores that a session is guaranteed.").tag(config=True)
     cpu_limit = Float(None, allow_none=True, help="CPU cores that a session may use at most.").tag(config=True)
 
@@ -101,7 +104,7 @@ class ReplayBuildService(Application):
     builder = Enum(["venv"], "venv", help="Which builder makes images.").tag(config=True)
     builds_at_once = Integer(2, min=1, help="How many builds run at the same time; the others wait.").tag(config=True)
     build_timeout = Float(1800, min=1, help="Seconds that a build may take.").tag(config=True)
-    build_output_limit = ByteSpecification("50M", help="How much a build may print.").tag(config=True)
+    build_output_limit = ByteSpecification(50 * 1024**2, help="How much a build may print.").tag(config=True)
     build_environment = Dict(
         value_trait=Unicode(),
         key_trait=Unicode(),
@@ -167,8 +170,7 @@ class ReplayBuildService(Application):
         missing = [name for name in ("JUPYTERHUB_API_TOKEN", "JUPYTERHUB_API_URL", "JUPYTERHUB_SERVICE_URL") if name not in os.environ]
         if missing:
             sys.exit(f"The hub sets {', '.join(missing)} for its services; start this as one, or set them.")
-        state = Path(self.state_dir).resolve()
-        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        state = self._state_folder()
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -184,6 +186,11 @@ class ReplayBuildService(Application):
                     raise _Stopping
             except* _Stopping:
                 self.log.info("Ended")
+
+    def _state_folder(self) -> Path:
+        state = Path(self.state_dir).resolve()
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return state
 
     async def _serve_until(
         self, stop: asyncio.Event, state: Path, store: Store, hub: HubClient, tasks: asyncio.TaskGroup
@@ -222,7 +229,7 @@ class ReplayBuildService(Application):
             templates=make_templates(),
             base_url=base_url,
             public_url=self.public_url.rstrip("/"),
-            hub_home_url=f"{hub_auth.hub_prefix.rstrip('/')}/home",
+            hub_home_url=f"{str(hub_auth.hub_prefix).rstrip('/')}/home",
             internal_token=_secret(Path(self.token_file), 32).hex(),
             notices=VENV_NOTICES,
         )
@@ -233,10 +240,10 @@ class ReplayBuildService(Application):
                 builds_dir=state / "builds",
                 cache_dir=Path(self.uv_cache_dir) if self.uv_cache_dir else None,
                 outgoing=self._rules(),
-                environment=dict(self.build_environment),
+                environment=dict(cast(dict[str, str], self.build_environment)),
                 python_downloads=self.python_downloads,
                 time_limit=self.build_timeout,
-                output_limit=self.build_output_limit,
+                output_limit=cast(int, self.build_output_limit),
             )
         )
 
@@ -249,7 +256,8 @@ class ReplayBuildService(Application):
         return OutgoingRules(allowed_hosts=frozenset(self.allowed_hosts), exempt_origins=frozenset(self.exempt_origins))
 
     def _resources(self) -> Resources:
-        return Resources(self.mem_guarantee, self.mem_limit, self.cpu_guarantee, self.cpu_limit)
+        memory = cast(int, self.mem_guarantee), cast(int, self.mem_limit)
+        return Resources(*memory, self.cpu_guarantee, self.cpu_limit)
 
 
 def _secret(path: Path, length: int) -> bytes:

@@ -44,6 +44,10 @@ class _ProgressModel(BaseModel):
     failed: bool = False
 
 
+class _ErrorModel(BaseModel):
+    message: str
+
+
 class HubClient:
     """One connection pool to the hub. Use as an asynchronous context manager."""
 
@@ -168,7 +172,7 @@ def _body(response: httpx.Response) -> Any:
 
 
 def _message(response: httpx.Response) -> str:
-    body = _body(response)
-    if isinstance(body, dict) and isinstance(body.get("message"), str):
-        return body["message"]
-    return f"it answered {response.status_code}."
+    try:
+        return _ErrorModel.model_validate(_body(response)).message
+    except ValidationError:
+        return f"it answered {response.status_code}."

@@ -127,7 +127,10 @@ class Starts:
     async def _until_stopped(self, user: str, server_name: str) -> None:
         try:
             async with asyncio.timeout(STOP_SECONDS):
-                while (await self._hub.server(user, server_name)).status is not ServerStatus.ABSENT:
+                while True:
+                    server = await self._hub.server(user, server_name)
+                    if server.status is ServerStatus.ABSENT:
+                        return
                     await asyncio.sleep(STOP_POLL_SECONDS)
         except TimeoutError as error:
             raise SourceFault(

@@ -53,7 +53,7 @@ class LinkHandler(BaseHandler):
             self._show(
                 "replay_link.html",
                 preview=LinkPreview.of(raw),
-                login_url=url_concat(self.settings["login_url"], {"next": self.request.uri}),
+                login_url=url_concat(self.authenticator.login_url(self.hub.base_url), {"next": self.request.uri}),
             )
         elif await _client(self._service_url, self._token_file).is_up():
             query = f"?{self.request.query}" if self.request.query else ""

@@ -5,7 +5,7 @@ from kubespawner import KubeSpawner
 from replay_spawner.spawner import ReplayMixin
 
 
-class ReplayKubeSpawner(ReplayMixin, KubeSpawner):
+class ReplayKubeSpawner(ReplayMixin, KubeSpawner):  # pyright: ignore[reportIncompatibleMethodOverride] - the mixin hands on what KubeSpawner returns
     """Runs a launch's image by digest; profiles, hooks and templates of the admin's stay for ordinary servers."""
 
     async def load_user_options(self) -> None:

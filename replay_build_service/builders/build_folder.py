@@ -38,7 +38,8 @@ class Instructions:
     @classmethod
     def from_json(cls, text: str) -> Self:
         value = cast("dict[str, Any]", json.loads(text))
-        return cls(**{**value, "base_requirements": tuple(value["base_requirements"])})
+        value["base_requirements"] = tuple(value["base_requirements"])
+        return cls(**value)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -2,7 +2,7 @@
 
 A build runs programs of strangers, which may fork, leave their session and forget their parent. On Linux the runner is
 the reaper of its descendants, so they stay below it. Where the runner itself was killed, its descendants are found by
-their session, their process group, or the home folder in their environment, which is the build's own.
+their session, their process group, or the build's folder, which they work in or have as their home.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def request_end(identity: ProcessIdentity) -> None:
             process.terminate()
 
 
-def end_tree(identity: ProcessIdentity, home: Path, seconds: float = 10.0) -> None:
-    """Ends that process, if it runs, and all that it left or that lives in ``home``. Blocking, at most ``seconds``.
+def end_tree(identity: ProcessIdentity, folder: Path, seconds: float = 10.0) -> None:
+    """Ends that process, if it runs, and all that it left or that lives in ``folder``. Blocking, at most ``seconds``.
 
     The process is halted first: it can then neither start more nor let go of what it has. Only for a build whose end is
     not on record: the number of one that ended long ago may be a stranger's by now.
@@ -105,14 +105,14 @@ def end_tree(identity: ProcessIdentity, home: Path, seconds: float = 10.0) -> No
             process.suspend()
             _kill(process.children(recursive=True))
             process.kill()
-    while (left := list(_left_behind(identity, home))) and time.monotonic() < deadline:
+    while (left := list(_left_behind(identity, folder))) and time.monotonic() < deadline:
         _kill(left)
         time.sleep(0.005)
     wait_gone(identity, max(0.0, deadline - time.monotonic()))
 
 
-def _left_behind(identity: ProcessIdentity, home: Path) -> Iterator[psutil.Process]:
-    ours = f"{home}"
+def _left_behind(identity: ProcessIdentity, folder: Path) -> Iterator[psutil.Process]:
+    below = f"{folder}/"
     number_is_ours = identity.created >= psutil.boot_time() - _SAME_START and (
         _process(identity) is not None or not psutil.pid_exists(identity.pid) or identity.pid in _children
     )
@@ -123,7 +123,8 @@ def _left_behind(identity: ProcessIdentity, home: Path) -> Iterator[psutil.Proce
             # A session or a group keeps its leader's number: the kernel gives it to no new process while one is left.
             of_the_session = number_is_ours and identity.pid in (os.getsid(process.pid), os.getpgid(process.pid))
             if (of_the_session and process.create_time() >= identity.created - _SAME_START) or (
-                process.uids().real == os.getuid() and process.environ().get("HOME") == ours
+                process.uids().real == os.getuid()
+                and (process.environ().get("HOME", "").startswith(below) or f"{process.cwd()}/".startswith(below))
             ):
                 yield process
 

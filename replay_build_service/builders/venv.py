@@ -74,8 +74,8 @@ class VenvBuilderSettings:
     """Whether uv may download an interpreter that is not on the machine."""
     default_python: str = field(default_factory=_running_version)
     """``3.12``: the version for a repository that names none."""
-    base_requirements: tuple[str, ...] = ("jupyterlab", "jupyterhub>=5,<7")
-    """Installed into every environment, in one resolution with what the repository asks for."""
+    base_requirements: tuple[str, ...] = ("pip", "jupyterlab", "jupyterhub>=5,<7")
+    """Installed into every environment, in one resolution with what the repository asks for. pip is for its sessions."""
     time_limit: float = 1800.0
     output_limit: int = 50_000_000
     memory_limit: int | None = None
@@ -308,8 +308,8 @@ def _end(folder: BuildFolder, failure: BuildFailure, grace: float) -> RunnableIm
                 request_end(identity)
                 wait_gone(identity, grace)
             if folder.read_exit() is None:
-                end_tree(identity, folder.home)
+                end_tree(identity, folder.path)
         folder.write_exit(failure)
     if identity is not None and not wait_gone(identity, _CANCEL_GRACE):
-        end_tree(identity, folder.home)
+        end_tree(identity, folder.path)
     return folder.read_exit() or failure

@@ -62,7 +62,7 @@ def main(folder: BuildFolder) -> int:
         become_reaper()
         try:
             asyncio.run(_run(folder, identity.created))
-        except Exception:
+        except Exception:  # noqa: BLE001  whatever it is, the build has to have an end
             traceback.print_exc()
             _conclude(folder, _INTERNAL)
     return 0
@@ -74,9 +74,8 @@ async def _run(folder: BuildFolder, started: float) -> NoReturn:
     from replay_build_service.builders.build_log import LogWriter
     from replay_build_service.builders.venv_steps import EnvironmentSteps
 
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    if (task := asyncio.current_task()) is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     if folder.cancel_request.exists():
         _conclude(folder, CANCELLED)
     job = Instructions.from_json(folder.instructions.read_text(encoding="utf-8"))
@@ -96,7 +95,7 @@ async def _run(folder: BuildFolder, started: float) -> NoReturn:
     except OSError as error:
         traceback.print_exc()
         failure = disk_failure(error)
-    except Exception:
+    except Exception:  # noqa: BLE001  a fault of ours, told as one
         traceback.print_exc()
         failure = _INTERNAL
     end_descendants()

@@ -99,10 +99,12 @@ class EnvironmentSteps:
 
     async def _install(self, request: EnvironmentRequest) -> None:
         """One resolution of what the repository asks for and what a session needs, so that a conflict is told."""
-        wanted = ["pip", *self.instructions.base_requirements]
+        wanted = [*self.instructions.base_requirements]
         for file in request.requirement_files:
             wanted += ["--requirements", file]
         wanted += [str(self.folder.source / package) for package in request.packages]
+        if not wanted:
+            return
         command = self._uv(
             "pip", "install", "--python", str(self.folder.environment / "bin" / "python"), "--compile-bytecode",
             "--no-sources", *wanted,

@@ -1,10 +1,10 @@
 """How a database is opened and brought to the present schema."""
 
-from collections.abc import AsyncIterator
+import shutil
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-import shutil
 from typing import Any
 
 from alembic import command
@@ -65,7 +65,7 @@ def upgrade(url: str) -> str:
 
 
 @asynccontextmanager
-async def open_database(url: str) -> AsyncIterator[AsyncEngine]:
+async def open_database(url: str) -> AsyncGenerator[AsyncEngine]:
     """The engine of a database whose schema is this version's; closed at the end.
 
     A new SQLite file is made and filled. Raises `OldSchema` where a database that holds something is of another revision.
@@ -73,11 +73,7 @@ async def open_database(url: str) -> AsyncIterator[AsyncEngine]:
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         parsed = parsed.set(drivername="sqlite+aiosqlite")
-        file = Path(parsed.database or "")
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.touch(mode=0o600)
-            upgrade(url)
+        _make_sqlite_file(Path(parsed.database or ""), url)
     engine = create_async_engine(parsed, connect_args=_connect_args(parsed.get_backend_name()))
     if engine.dialect.name == "sqlite":
         _make_sqlite_transactional(engine)
@@ -92,6 +88,13 @@ async def open_database(url: str) -> AsyncIterator[AsyncEngine]:
         yield engine
     finally:
         await engine.dispose()
+
+
+def _make_sqlite_file(file: Path, url: str) -> None:
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch(mode=0o600)
+        upgrade(url)
 
 
 def _connect_args(backend: str) -> dict[str, Any]:

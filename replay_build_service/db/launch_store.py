@@ -1,6 +1,6 @@
 """The part of the store that keeps launches and who holds which server. Used through `Store` only."""
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 

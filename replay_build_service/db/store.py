@@ -4,7 +4,7 @@ Each method is one transaction. What a method returns is stored: nothing is ackn
 States change by compare-and-set only, so that two replicas, or two requests in one millisecond, cannot both win.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from statistics import median
@@ -21,7 +21,6 @@ from replay_build_service.domain import (
     BuildId,
     BuildJob,
     BuildStatus,
-    Event,
     EventKind,
     FailureReason,
     ImageName,
@@ -42,12 +41,12 @@ class Store(LaunchQueries):
         self._writing_engine = engine.execution_options(writes=True)
 
     @asynccontextmanager
-    async def _reading(self) -> AsyncIterator[AsyncSession]:
+    async def _reading(self) -> AsyncGenerator[AsyncSession]:
         async with AsyncSession(self._engine, expire_on_commit=False) as session:
             yield session
 
     @asynccontextmanager
-    async def _writing(self) -> AsyncIterator[AsyncSession]:
+    async def _writing(self) -> AsyncGenerator[AsyncSession]:
         async with AsyncSession(self._writing_engine, expire_on_commit=False) as session, session.begin():
             yield session
 

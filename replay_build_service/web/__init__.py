@@ -10,7 +10,15 @@ from tornado.web import url
 from replay_build_service.web.api import Badge, Health, LaunchApi, LaunchesApi, PlanDoor
 from replay_build_service.web.auth import StatelessHubOAuth
 from replay_build_service.web.base import MOST_BODY_BYTES, PlainHandler, Site
-from replay_build_service.web.pages import HomePage, LaunchChoice, LaunchForm, LaunchPage, LinkPage, NoSuchPage, StopForm
+from replay_build_service.web.pages import (
+    HomePage,
+    LaunchChoice,
+    LaunchForm,
+    LaunchPage,
+    LinkPage,
+    NoSuchPage,
+    StopForm,
+)
 from replay_build_service.web.streams import BuildEvents, LaunchEvents, encode_event
 
 __all__ = ["MOST_BODY_BYTES", "Site", "encode_event", "make_application", "make_templates"]
@@ -18,7 +26,7 @@ __all__ = ["MOST_BODY_BYTES", "Site", "encode_event", "make_application", "make_
 _STATIC = Path(__file__).parent / "static"
 
 
-class _OAuthCallback(HubOAuthCallbackHandler, PlainHandler):
+class _OAuthCallback(HubOAuthCallbackHandler, PlainHandler):  # pyright: ignore[reportIncompatibleUnannotatedOverride, reportIncompatibleVariableOverride, reportIncompatibleMethodOverride] - the hub's XSRF is meant
     """Where the hub sends a browser back to after its login."""
 
     @property

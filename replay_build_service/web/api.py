@@ -18,7 +18,7 @@ class LaunchesApi(ApiHandler):
     async def post(self) -> None:
         self.site.launch_limit.take(self.person.name)
         try:
-            request = LaunchRequest.model_validate(self.body_json())
+            request = LaunchRequest.model_validate_json(self.request.body)
         except ValidationError as error:
             raise web.HTTPError(400, _first_problem(error)) from error
         launch = await self.site.launches.create(self.person, Wish(**request.model_dump()))

@@ -1,12 +1,10 @@
 """What all handlers share: who asks, XSRF, headers, pages, and from our errors to HTTP, in this one place."""
 
-import json
 import logging
 import secrets
 from dataclasses import dataclass, field
 from http.client import responses
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, cast
 
 from jinja2 import Environment
 from jupyterhub.services.auth import HubOAuthenticated, UserNotAllowed
@@ -124,11 +122,11 @@ class PlainHandler(web.RequestHandler):
         super().log_exception(typ, value, tb)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        self.write_json(refusal := self.explained(kwargs), self.get_status())
-        del refusal
+        refusal = self.explained(kwargs)
+        self.write_json(refusal, self.get_status())
 
 
-class HubHandler(HubOAuthenticated, PlainHandler):
+class HubHandler(HubOAuthenticated, PlainHandler):  # pyright: ignore[reportIncompatibleUnannotatedOverride, reportIncompatibleVariableOverride, reportIncompatibleMethodOverride] - the hub's XSRF is meant
     """Knows who asks before anything else happens: `prepare` awaits the hub and checks XSRF."""
 
     person: Person
@@ -138,10 +136,10 @@ class HubHandler(HubOAuthenticated, PlainHandler):
         return self.site.hub_auth
 
     async def prepare(self) -> None:
-        model = await self.hub_auth.get_user(self, sync=False)
+        model = cast(dict[str, Any] | None, await self.hub_auth.get_user(self, sync=False))
         if model is not None:
             try:
-                model = self.check_hub_user(model)
+                self.check_hub_user(model)
             except UserNotAllowed as error:
                 raise web.HTTPError(403, "You may not use Replay on this hub. Its administrators can change that.") from error
         self._hub_auth_user_cache = model
@@ -178,7 +176,7 @@ class PageHandler(HubHandler):
     def ask_to_log_in(self) -> None:
         if self.request.method not in {"GET", "HEAD"}:
             raise web.HTTPError(403, "Your login has ended. Open the link again.")
-        self.redirect(self.get_login_url())
+        self.redirect(cast(str, self.get_login_url()))
 
     def render_page(self, template: str, status: int = 200, **values: Any) -> None:
         """A page from ``templates/``, with what every page has."""
@@ -189,7 +187,7 @@ class PageHandler(HubHandler):
                 base_url=self.site.base_url,
                 hub_home_url=self.site.hub_home_url,
                 person=getattr(self, "person", None),
-                xsrf=self.xsrf_token.decode() if self.current_user else "",
+                xsrf=(self.xsrf_token or b"").decode() if self.current_user else "",
                 origin=self.origin,
                 **values,
             )
@@ -223,19 +221,3 @@ class ApiHandler(HubHandler):
     def set_default_headers(self) -> None:
         super().set_default_headers()
         self.set_header("Cache-Control", "no-store")
-
-    def body_json(self) -> Any:
-        """The request's body. Raises 400 with a sentence where it is no JSON object."""
-        try:
-            body = json.loads(self.request.body)
-        except ValueError as error:
-            raise web.HTTPError(400, "The body must be a JSON object.") from error
-        if not isinstance(body, dict):
-            raise web.HTTPError(400, "The body must be a JSON object.")
-        return body
-
-
-def same_site_path(url: str) -> str:
-    """Path and query of a URL, without its host: what may be put into a redirect."""
-    parts = urlsplit(url)
-    return parts.path + (f"?{parts.query}" if parts.query else "")

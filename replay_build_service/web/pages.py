@@ -5,7 +5,7 @@ from urllib.parse import parse_qs, quote, urlencode
 
 from tornado import web
 
-from replay_build_service.domain import LaunchId, LaunchState, RepoSpec, ServerStatus
+from replay_build_service.domain import Launch, LaunchId, LaunchState, RepoSpec, ServerStatus
 from replay_build_service.launches import Consent, Wish
 from replay_build_service.schemas import LaunchModel, LinkPreview, Refusal
 from replay_build_service.web.base import PageHandler
@@ -56,9 +56,8 @@ class LinkPage(PageHandler):
         raw = self.request.path.split("/v2/", 1)[1]
         urlpath = urlpath_of(self.request.query)
         consent = await self.site.launches.consent(self.person, raw)
-        if _is_on_its_way(consent):
-            assert consent.holder is not None
-            self.redirect(f"{self.site.base_url}launches/{consent.holder.id}")
+        if on_its_way := _on_its_way(consent):
+            self.redirect(f"{self.site.base_url}launches/{on_its_way.id}")
             return
         self.render_page(
             "consent.html",
@@ -81,12 +80,9 @@ class LinkPage(PageHandler):
         return [(ref, f"/v2/{spec.with_ref(ref)}{query}") for ref in refusal.nearest]
 
 
-def _is_on_its_way(consent: Consent) -> bool:
-    return (
-        consent.same_image
-        and consent.holder is not None
-        and consent.holder.state in {LaunchState.BUILDING, LaunchState.STARTING}
-    )
+def _on_its_way(consent: Consent) -> Launch | None:
+    is_moving = consent.holder is not None and consent.holder.state in {LaunchState.BUILDING, LaunchState.STARTING}
+    return consent.holder if consent.same_image and is_moving else None
 
 
 def _running_url(consent: Consent, urlpath: str) -> str | None:

@@ -1,15 +1,11 @@
 """From a launch to a server, over the API: the reference configuration on a real hub."""
 
-import json
-import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
-from demo.people import ADA, CHIARA
+from demo.people import ADA
 from tests.site import ApiClient, Repo, Site
 
 pytestmark = pytest.mark.needs("proxy", "git-server")

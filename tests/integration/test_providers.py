@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import os
 import re
+import shutil
 import socket
 import subprocess
 from collections.abc import AsyncGenerator, Iterator
@@ -82,28 +83,35 @@ class Bench:
         return len([line for line in self.server.requests if "info/refs" in line])
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """Made once; each test gets a copy that it may change."""
+    root = tmp_path_factory.mktemp("template") / "root"
+    made = Bench(GitServer(root), root / "r.git", {})
+    commits = made.commits
+    for name in ("buried", "feature", "tagged", "both-tag", "both-branch", "main"):
+        commits[name] = made.commit(name)
+    refs = {
+        "refs/heads/feature/main": "feature",
+        "refs/heads/release/2026": "tagged",
+        "refs/heads/both": "both-branch",
+        "refs/tags/both": "both-tag",
+        "refs/tags/light": "tagged",
+        "refs/tags/nested/main": "feature",
+        "refs/pull/7/head": "feature",
+    }
+    changes = "".join(f"create {ref} {commits[name]}\n" for ref, name in refs.items())
+    run_git(made.repository, "update-ref", "--stdin", text=changes)
+    run_git(made.repository, "tag", "-a", "-m", "annotated", "v1.0", commits["tagged"])
+    commits["v1.0 object"] = run_git(made.repository, "rev-parse", "refs/tags/v1.0")
+    return made
+
+
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    repository = tmp_path / "root" / "r.git"
+def bench(template: Bench, tmp_path: Path) -> Iterator[Bench]:
+    shutil.copytree(template.server.root, tmp_path / "root")
     with GitServer(tmp_path / "root") as server:
-        made = Bench(server, repository, {})
-        commits = {
-            name: made.commit(name) for name in ("buried", "feature", "tagged", "both-tag", "both-branch", "main")
-        }
-        for ref, name in {
-            "refs/heads/feature/main": "feature",
-            "refs/heads/release/2026": "tagged",
-            "refs/heads/both": "both-branch",
-            "refs/tags/both": "both-tag",
-            "refs/tags/light": "tagged",
-            "refs/tags/nested/main": "feature",
-            "refs/pull/7/head": "feature",
-        }.items():
-            run_git(repository, "update-ref", ref, commits[name])
-        run_git(repository, "tag", "-a", "-m", "annotated", "v1.0", commits["tagged"])
-        commits["v1.0 object"] = run_git(repository, "rev-parse", "refs/tags/v1.0")
-        made.commits = commits
-        yield made
+        yield Bench(server, tmp_path / "root" / "r.git", dict(template.commits))
 
 
 @asynccontextmanager
@@ -350,8 +358,9 @@ async def test_one_who_leaves_does_not_take_the_answer_from_the_others(bench: Be
             connection, _ = await loop.sock_accept(listening)
             leaving.cancel()
             await asyncio.wait({leaving})
-            while b"\r\n\r\n" not in await loop.sock_recv(connection, 65536):
-                continue
+            asked = b""
+            while not asked.endswith(b"\r\n\r\n"):
+                asked += await loop.sock_recv(connection, 65536)
             lines = [f"{bench.commits['main']} HEAD\0agent=x\n"]
             body = (
                 "001e# service=git-upload-pack\n0000" + "".join(f"{len(line) + 4:04x}{line}" for line in lines) + "0000"

@@ -41,9 +41,7 @@ class Provider:
     asked: list[str] = field(default_factory=list)
 
     def says(self, path: str, *answers: tuple[int, object]) -> None:
-        self.answers[path] = [
-            (status, body if isinstance(body, str) else json.dumps(body)) for status, body in answers
-        ]
+        self.answers[path] = [(status, body if isinstance(body, str) else json.dumps(body)) for status, body in answers]
 
     def describes_itself(self, **changes: object) -> None:
         self.says("/.well-known/openid-configuration", (200, self.document(**changes)))
@@ -72,7 +70,7 @@ def provider() -> Iterator[Provider]:
             self.end_headers()
             self.wfile.write(body.encode())
 
-        do_GET = do_POST = answer  # noqa: N815
+        do_GET = do_POST = answer
 
         def log_message(self, *args: object) -> None:
             pass
@@ -121,7 +119,10 @@ def test_the_defaults_are_those_of_check_in() -> None:
     assert ours.issuer == "https://aai.egi.eu/auth/realms/egi"
     assert ours.username_claim == "voperson_id"
     assert {"openid", "voperson_id", "eduperson_entitlement", "entitlements"} <= set(ours.scope)
-    assert ours.enable_pkce and ours.manage_groups and ours.enable_auth_state and ours.refresh_pre_spawn
+    assert ours.enable_pkce
+    assert ours.manage_groups
+    assert ours.enable_auth_state
+    assert ours.refresh_pre_spawn
     assert not ours.allow_all
     assert [getattr(ours, name) for name in ENDPOINTS] == ["", "", ""], "nothing is asked before the first login"
 
@@ -293,7 +294,9 @@ async def test_userinfo_is_asked_again_after_a_fault(provider: Provider) -> None
     assert await ours.token_to_user(tokens) == {"sub": "ada"}
 
 
-@pytest.mark.parametrize("claims", [{}, {"voperson_id": ""}, {"voperson_id": ["a", "b"]}, {"preferred_username": "ada"}])
+@pytest.mark.parametrize(
+    "claims", [{}, {"voperson_id": ""}, {"voperson_id": ["a", "b"]}, {"preferred_username": "ada"}]
+)
 def test_without_an_identifier_nobody_is_anybody(claims: dict[str, Any]) -> None:
     with pytest.raises(Told, match="did not tell this hub your identifier"):
         authenticator().user_info_to_username(claims)

@@ -40,7 +40,9 @@ def proved_by(*texts: object, rules: MembershipRules = RULES) -> list[str]:
         ("URN:MACE:egi.eu:group:x#aai.egi.eu", EGI, ("x",), None),
     ],
 )
-def test_a_group_entitlement_is_read(text: str, source: TrustedSource, groups: tuple[str, ...], role: str | None) -> None:
+def test_a_group_entitlement_is_read(
+    text: str, source: TrustedSource, groups: tuple[str, ...], role: str | None
+) -> None:
     assert GroupEntitlement.parse(text) == GroupEntitlement(source, groups, role)
 
 
@@ -124,7 +126,10 @@ def test_membership_is_proved_by_whole_parts_only(text: str, names: list[str]) -
         ({"entitlements": [f"urn:mace:egi.eu:group:{VO}#aai.egi.eu"]}, [VO]),
         ({"eduperson_entitlement": [f"urn:mace:egi.eu:group:{VO}#aai.egi.eu"]}, [VO]),
         ({"eduperson_entitlement": f"urn:mace:egi.eu:group:{VO}#aai.egi.eu"}, [VO]),
-        ({"entitlements": [LAGO], "eduperson_entitlement": [f"urn:mace:egi.eu:group:{VO}#aai.egi.eu"]}, ["LAGO-AAI", VO]),
+        (
+            {"entitlements": [LAGO], "eduperson_entitlement": [f"urn:mace:egi.eu:group:{VO}#aai.egi.eu"]},
+            ["LAGO-AAI", VO],
+        ),
         ({"entitlements": [], "eduperson_entitlement": [f"urn:mace:egi.eu:group:{VO}#aai.egi.eu"]}, [VO]),
         ({"groups": [f"urn:mace:egi.eu:group:{VO}#aai.egi.eu"]}, []),
         ({"entitlements": None, "eduperson_entitlement": 7}, []),
@@ -157,7 +162,9 @@ def test_an_entitlement_of_the_configuration_that_is_none_is_refused_with_its_fo
 
 
 _ALMOST = st.lists(
-    st.sampled_from(["urn:mace:egi.eu", ":group", ":", "#", VO, "aai.egi.eu", "role=", "%", "%3A", "%23", "+", " ", "."])
+    st.sampled_from(
+        ["urn:mace:egi.eu", ":group", ":", "#", VO, "aai.egi.eu", "role=", "%", "%3A", "%23", "+", " ", "."]
+    )
     | st.text(max_size=3),
     max_size=9,
 ).map("".join)

@@ -98,6 +98,7 @@ class LaunchPage {
       this.hide("[data-give-up]");
     }
     if (frame.phase === "launching") {
+      this.hide("[data-while-building]");
       this.head("Starting your session");
     } else if (frame.phase === "ready") {
       this.becomeReady(frame);

@@ -13,11 +13,14 @@ function stepOf(phase: Phase): Step | undefined {
   return phase === "failed" ? undefined : phase === "pushing" ? "building" : phase;
 }
 
-/** Seconds in words: `8 s`, `2 min 5 s`. */
+/** Seconds in words: `8 s`, `2 min 5 s`, `1 h 12 min`. */
 export function duration(seconds: number): string {
   const whole = Math.max(0, Math.round(seconds));
   const minutes = Math.floor(whole / 60);
-  return minutes === 0 ? `${whole} s` : `${minutes} min ${whole % 60} s`;
+  if (minutes === 0) {
+    return `${whole} s`;
+  }
+  return minutes < 60 ? `${minutes} min ${whole % 60} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
 export class PhaseList {

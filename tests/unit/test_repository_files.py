@@ -1,0 +1,272 @@
+"""What a checkout asks for, and the small rules beside it: interpreters, uv's words, lines of a log."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from replay_build_service.builders.base import LogRecord
+from replay_build_service.builders.build_log import MAX_RECORDS, LogWriter, read_chunk
+from replay_build_service.builders.interpreters import Interpreter, choose_interpreter, parse_interpreters, refusal
+from replay_build_service.builders.repository_files import (
+    EnvironmentRequest,
+    PythonRequest,
+    Unbuildable,
+    read_checkout,
+)
+from replay_build_service.builders.terminal_text import MAX_LINE, LineSplitter, safe_line
+from replay_build_service.builders.uv_messages import core_of_error, duration, failure_of_install, size
+from replay_build_service.domain import FailureReason, Phase
+
+PROJECT = "[project]\nname='x'\nversion='1'\n"
+SYSTEM = "[build-system]\nrequires=['setuptools']\n"
+
+
+def checkout(root: Path, files: Mapping[str, str | bytes]) -> Path:
+    """Files by path; a content that starts with ``->`` makes a link."""
+    folder = root / "checkout"
+    folder.mkdir()
+    (root / "outside").mkdir()
+    (root / "outside" / "requirements.txt").write_text("six\n")
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, str) and content.startswith("->"):
+            path.symlink_to(content[2:])
+        else:
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+def asked(specifiers: str, wording: str) -> PythonRequest:
+    return PythonRequest(SpecifierSet(specifiers), wording)
+
+
+@pytest.mark.parametrize(
+    ("files", "request_"),
+    [
+        ({}, EnvironmentRequest()),
+        ({"README.md": "Hello"}, EnvironmentRequest()),
+        ({"requirements.txt": "six"}, EnvironmentRequest(("requirements.txt",))),
+        ({"binder/requirements.txt": "six"}, EnvironmentRequest(("binder/requirements.txt",))),
+        ({".binder/requirements.txt": "six"}, EnvironmentRequest((".binder/requirements.txt",))),
+        # With a configuration folder, nothing else counts.
+        ({"binder/postBuild": "", "requirements.txt": "six", "Dockerfile": "", "setup.py": ""}, EnvironmentRequest(post_build="binder/postBuild")),
+        ({"binder": "a file", "requirements.txt": "six"}, EnvironmentRequest(("requirements.txt",))),
+        ({"config/requirements.txt": "six", "binder": "->config"}, EnvironmentRequest(("binder/requirements.txt",))),
+        ({"real.txt": "six", "requirements.txt": "->real.txt"}, EnvironmentRequest(("requirements.txt",))),
+        ({"requirements.txt": "-r a.txt\n-cb.txt # pins\n--requirement=https://example.org/c.txt", "a.txt": "-r requirements.txt", "b.txt": ""}, EnvironmentRequest(("requirements.txt",))),
+        ({"pyproject.toml": PROJECT + SYSTEM}, EnvironmentRequest(packages=(".",))),
+        ({"pyproject.toml": PROJECT}, EnvironmentRequest(("pyproject.toml",))),
+        ({"pyproject.toml": "[tool.ruff]\nline-length=100"}, EnvironmentRequest()),
+        ({"pyproject.toml": "[tool.ruff]\nline-length=100", "setup.py": ""}, EnvironmentRequest(packages=(".",))),
+        ({"binder/pyproject.toml": PROJECT + SYSTEM}, EnvironmentRequest(packages=("binder",))),
+        ({"setup.py": ""}, EnvironmentRequest(packages=(".",))),
+        ({"requirements.txt": "six", "setup.py": ""}, EnvironmentRequest(("requirements.txt",), (".",))),
+        ({"requirements.txt": "six", "pyproject.toml": PROJECT + SYSTEM}, EnvironmentRequest(("requirements.txt",), (".",))),
+        ({"requirements.txt": "six", "pyproject.toml": PROJECT}, EnvironmentRequest(("requirements.txt",))),
+        ({"runtime.txt": "python-3.11\n"}, EnvironmentRequest(python=asked("==3.11.*", "python-3.11 (runtime.txt)"))),
+        ({"runtime.txt": "python-3.11.4"}, EnvironmentRequest(python=asked("==3.11.4", "python-3.11.4 (runtime.txt)"))),
+        ({"runtime.txt": "python-3"}, EnvironmentRequest(python=asked("==3.*", "python-3 (runtime.txt)"))),
+        ({"runtime.txt": "\n"}, EnvironmentRequest()),
+        ({"pyproject.toml": PROJECT + "requires-python='>=3.10'"}, EnvironmentRequest(("pyproject.toml",), python=asked(">=3.10", "requires-python >=3.10 (pyproject.toml)"))),
+        ({"apt.txt": "# nothing yet\n\n"}, EnvironmentRequest()),
+        ({"DESCRIPTION": "What this is about"}, EnvironmentRequest()),
+        ({"sub/Dockerfile": "", "sub/environment.yml": ""}, EnvironmentRequest()),
+    ],
+)  # fmt: skip
+def test_a_checkout_says_what_it_needs(
+    tmp_path: Path, files: Mapping[str, str | bytes], request_: EnvironmentRequest
+) -> None:
+    assert read_checkout(checkout(tmp_path, files)) == request_
+
+
+@pytest.mark.parametrize(
+    ("files", "reason", "words"),
+    [
+        *[
+            ({name: "x"}, FailureReason.CANNOT_BUILD, f"{name} asks for")
+            for name in (
+                "Dockerfile", "environment.yml", "environment.yaml", "apt.txt", "install.R", "Project.toml",
+                "JuliaProject.toml", "REQUIRE", "default.nix", "Pipfile", "Pipfile.lock", "conda-lock.yml", "start",
+            )
+        ],
+        ({"binder/Dockerfile": ""}, FailureReason.CANNOT_BUILD, "binder/Dockerfile asks for"),
+        ({"DESCRIPTION": "Package: thing\n"}, FailureReason.CANNOT_BUILD, "R package"),
+        ({"runtime.txt": "r-4.2-2024-01-01"}, FailureReason.CANNOT_BUILD, "Only Python"),
+        ({"runtime.txt": "python-x"}, FailureReason.PYTHON, "python-3.12"),
+        ({"binder/a": "", ".binder/a": ""}, FailureReason.CANNOT_BUILD, "both"),
+        ({"binder": "->../outside"}, FailureReason.CANNOT_BUILD, "binder leads out of the repository"),
+        ({"binder": "->/etc"}, FailureReason.CANNOT_BUILD, "binder leads out of the repository"),
+        ({"requirements.txt": "->../outside/requirements.txt"}, FailureReason.CANNOT_BUILD, "requirements.txt leads out"),
+        ({"requirements.txt": "->gone.txt"}, FailureReason.CANNOT_BUILD, "not in the repository"),
+        ({"requirements.txt": "->requirements.txt"}, FailureReason.CANNOT_BUILD, "link"),
+        ({"requirements.txt": "-r ../outside/requirements.txt"}, FailureReason.CANNOT_BUILD, "not in the repository"),
+        ({"requirements.txt": "-r sub.txt", "sub.txt": "-c /etc/hosts"}, FailureReason.CANNOT_BUILD, "sub.txt includes"),
+        ({"requirements.txt": "-r sub.txt"}, FailureReason.DEPENDENCIES, "not there"),
+        ({"requirements.txt": b"six\ncaf\xe9\n"}, FailureReason.DEPENDENCIES, "line 2"),
+        ({"requirements.txt": "six".encode("utf-16")}, FailureReason.DEPENDENCIES, "PowerShell"),
+        ({"requirements.txt": "#" * 2_000_000}, FailureReason.DEPENDENCIES, "at most 1 MB"),
+        ({"pyproject.toml": "[project"}, FailureReason.DEPENDENCIES, "not valid TOML"),
+        ({"pyproject.toml": PROJECT + "requires-python='^3.8'"}, FailureReason.PYTHON, "which is no version"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_built_is_refused_by_name(
+    tmp_path: Path, files: Mapping[str, str | bytes], reason: FailureReason, words: str
+) -> None:
+    with pytest.raises(Unbuildable) as refused:
+        read_checkout(checkout(tmp_path, files))
+    assert refused.value.failure.reason is reason
+    assert words in refused.value.failure.message
+    assert refused.value.failure.message.endswith(".")
+
+
+def test_both_wishes_for_a_python_have_to_be_met(tmp_path: Path) -> None:
+    files = {"runtime.txt": "python-3.11", "pyproject.toml": PROJECT + "requires-python='>=3.12'"}
+    request = read_checkout(checkout(tmp_path, files)).python
+    assert request is not None
+    installed = [Interpreter(Version(version), "") for version in ("3.12.1", "3.11.2")]
+    assert choose_interpreter(request, installed, "3.11") is None
+    assert "runtime.txt" in refusal(request, installed, "3.11")
+    assert "pyproject.toml" in refusal(request, installed, "3.11")
+
+
+@pytest.mark.parametrize(
+    ("specifiers", "default", "chosen"),
+    [
+        (None, "3.11", "3.11.9"),
+        (None, "3.11.2", "3.11.2"),
+        (None, "3.9", None),
+        (">=3.10", "3.11", "3.11.9"),
+        (">=3.12", "3.11", "3.13.0"),
+        ("==3.11.2", "3.12", "3.11.2"),
+        ("==3.*", "3.12", "3.12.4"),
+        ("==3.14.*", "3.12", "3.14.0rc1"),
+        ("<3.10", "3.12", None),
+    ],
+)
+def test_the_default_python_is_taken_where_it_will_do(specifiers: str | None, default: str, chosen: str | None) -> None:
+    installed = [
+        Interpreter(Version(version), version) for version in ("3.14.0rc1", "3.13.0", "3.12.4", "3.11.9", "3.11.2")
+    ]
+    request = None if specifiers is None else asked(specifiers, "x")
+    found = choose_interpreter(request, installed, default)
+    assert (found and found.path) == chosen
+
+
+def test_each_version_is_listed_once() -> None:
+    entry = {"implementation": "cpython", "variant": "default"}
+    output = json.dumps(
+        [
+            {**entry, "version": "3.11.2", "path": "/a"},
+            {**entry, "version": "3.12.1", "path": "/b"},
+            {**entry, "version": "3.11.2", "path": "/c"},
+            {**entry, "version": "3.13.1", "path": None},
+            {**entry, "version": "3.13.1", "variant": "freethreaded", "path": "/d"},
+            {"implementation": "pypy", "version": "3.10.1", "path": "/e"},
+        ]
+    )
+    assert [(str(found.version), found.path) for found in parse_interpreters(output)] == [
+        ("3.12.1", "/b"),
+        ("3.11.2", "/a"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("printed", "shown"),
+    [
+        ("plain", "plain"),
+        ("a\tb", "a\tb"),
+        ("10%\r50%\r100%", "100%"),
+        ("done\r", "done"),
+        ("\x1b[1;31mred\x1b[0m", "\x1b[1;31mred\x1b[0m"),
+        ("\x1b[2Jwiped\x1b[10;10H", "wiped"),
+        ("\x1b]0;a title\x07text", "text"),
+        ("\x1b]8;;https://example.org\x1b\\link\x1b]8;;\x1b\\", "link"),
+        ("\x1b]52;c;c3RvbGVu", ""),
+        ("\x1bPqdevice\x1b\\x", "x"),
+        ("\x9b31mx\x9d0;t\x9cy", "xy"),
+        ("\x1bcreset\x1b7", "reset"),
+        ("bell\x07 back\x08 del\x7f nul\x00", "bell back del nul"),
+        ("\x1b[", ""),
+        ("\x1b", ""),
+    ],
+)
+def test_of_a_terminals_language_only_colours_stay(printed: str, shown: str) -> None:
+    assert safe_line(printed) == shown
+
+
+@given(st.lists(st.binary(max_size=40)))
+def test_lines_do_not_depend_on_how_the_pipe_cuts_them(parts: list[bytes]) -> None:
+    whole, cut = LineSplitter(), LineSplitter()
+    expected = [*whole.feed(b"".join(parts)), *whole.finish()]
+    assert [*(line for part in parts for line in cut.feed(part)), *cut.finish()] == expected
+
+
+@given(st.text(alphabet="\x1b[]0;m\x9b\x07\rab\x90\\", max_size=60))
+def test_no_line_holds_a_sequence_that_a_terminal_obeys(text: str) -> None:
+    without_colours = "".join(part.partition("m")[2] for part in ("m" + safe_line(text)).split("\x1b["))
+    assert not set(without_colours) & {"\x1b", "\x9b", "\x07", "\r", "\x90"}
+
+
+def test_long_lines_are_cut_and_progress_is_not_kept() -> None:
+    splitter = LineSplitter()
+    lines = [*splitter.feed(b"x" * 10_000), *splitter.feed(b"\n"), *splitter.finish()]
+    assert "".join(lines) == "x" * 10_000
+    assert max(map(len, lines)) == MAX_LINE
+    progress = LineSplitter()
+    assert progress.feed(b"".join(b"%d of 100000\r" % step for step in range(100_000))) == []
+    assert progress.finish() == ["99999 of 100000"]
+
+
+def test_invalid_utf8_is_replaced() -> None:
+    assert LineSplitter().feed(b"caf\xe9\nna\xc3\xafve\n") == ["caf\ufffd", "na\u00efve"]
+
+
+def test_a_torn_line_of_the_log_waits_and_scribbles_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    assert read_chunk(path, 0).position == 0
+    writer = LogWriter(path)
+    writer.enter(Phase.BUILDING, "Begins")
+    writer.lines([f"line {number}" for number in range(MAX_RECORDS + 10)])
+    whole = path.read_bytes()
+    path.write_bytes(b"{}\nscribble\n" + whole + b'{"kind":"line"')
+    records: list[LogRecord] = []
+    position = 0
+    while (chunk := read_chunk(path, position)).position > position:
+        assert len(chunk.records) <= MAX_RECORDS
+        records += chunk.records
+        position = chunk.position
+    assert [record.text for record in records] == ["Begins", *(f"line {n}" for n in range(MAX_RECORDS + 10))]
+    assert position == path.stat().st_size - len(b'{"kind":"line"')
+
+
+@pytest.mark.parametrize(
+    ("lines", "core"),
+    [
+        (["error: No solution found when resolving dependencies", "  cause: Because a<1 and a>2, we can conclude that it is unsatisfiable."], "Because a<1 and a>2, it is unsatisfiable."),
+        (["  × No solution found when resolving dependencies:", "  ╰─▶ Because there is no", "      version of a."], "Because there is no version of a."),
+        (["Resolved", "error: Unexpected '-': r.txt:1:1", "", "hint: try"], "Unexpected '-': r.txt:1:1."),
+        (["only this"], "only this."),
+        ([], "uv gave no reason."),
+    ],
+)  # fmt: skip
+def test_the_core_of_what_uv_says_is_one_line(lines: list[str], core: str) -> None:
+    assert core_of_error(lines) == core
+
+
+def test_a_full_disk_and_a_lost_network_are_not_the_packages_fault() -> None:
+    full = failure_of_install(["error: Failed to copy", "  cause: No space left on device (os error 28)"], None)
+    assert full.reason is FailureReason.INTERNAL
+    lost = failure_of_install(["error: Failed to fetch: https://x/", "  cause: error sending request"], None)
+    assert "try again" in lost.message
+
+
+def test_limits_are_told_as_people_say_them() -> None:
+    assert [size(50_000_000), size(4_000_000_000), size(999)] == ["50 MB", "4 GB", "999 bytes"]
+    assert [duration(1800), duration(2.5), duration(90)] == ["30 minutes", "2.5 s", "90 s"]
