@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from authlib.integrations.flask_oauth2 import AuthorizationServer, ResourceProtector
@@ -290,7 +290,7 @@ def identity_and_memberships(person: Person, scope: str) -> UserInfo:
 class RequiredS256(CodeChallenge):
     """PKCE that nobody can leave out, with the one method that protects anything."""
 
-    SUPPORTED_CODE_CHALLENGE_METHOD: ClassVar[list[str]] = ["S256"]
+    SUPPORTED_CODE_CHALLENGE_METHOD = ["S256"]
 
     def validate_code_challenge(self, grant: Any, redirect_uri: str) -> None:
         data = grant.request.payload.data
@@ -420,7 +420,7 @@ def _authorization_server(app: Flask, client: Client, memory: Memory, issuer: st
 def create_app(issuer: str, client: Client, people: Sequence[Person], memory: Memory) -> Flask:
     """The stand-in as a WSGI application. Each call makes a signing key of its own."""
     app = Flask(__name__)
-    app.jinja_loader = DictLoader(_PAGES)
+    app.jinja_env.loader = DictLoader(_PAGES)
     app.config.update(
         SECRET_KEY=secrets.token_bytes(32),
         # Cookies do not tell ports apart, so the name must not be anybody else's on this host.
@@ -477,7 +477,7 @@ def create_app(issuer: str, client: Client, people: Sequence[Person], memory: Me
             grant = server.get_consent_grant(end_user=chosen or remembered)
         except OAuth2Error as error:
             if error.redirect_uri:
-                return server.handle_error_response(None, error)
+                return server.handle_error_response(server.create_oauth2_request(request), error)
             return message(400, "This login cannot go on", f"{error.error}: {error.description}")
         if request.method == "POST" and chosen:
             session["person"] = chosen.voperson_id

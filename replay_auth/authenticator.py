@@ -24,7 +24,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from oauthenticator.generic import GenericOAuthenticator
 
 # The state's format is oauthenticator's own, and it has no public reader.
-from oauthenticator.oauth2 import OAuthCallbackHandler, OAuthLoginHandler, _deserialize_state
+from oauthenticator.oauth2 import (
+    OAuthCallbackHandler,
+    OAuthLoginHandler,
+    _deserialize_state,  # pyright: ignore[reportPrivateUsage]  # as said above
+)
 from tornado import web
 from tornado.httpclient import HTTPClientError
 from traitlets import Bool, Dict, List, Tuple, Unicode, default, validate
@@ -106,6 +110,11 @@ def _pages() -> Environment:
 class _OwnPage:
     """A handler that can answer with one of our pages: self-contained, no script, no request to anywhere."""
 
+    @property
+    def checkin(self: Any) -> EGICheckinAuthenticator:
+        """The hub's authenticator, which is ours where our handlers are."""
+        return self.authenticator
+
     def tell(self: Any, status: int, template: str, **values: object) -> None:
         """Finish the request with this page. ``values`` may hold untrusted text: all of it is escaped."""
         nonce = secrets.token_urlsafe(16)
@@ -116,7 +125,7 @@ class _OwnPage:
             f"default-src 'none'; style-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'; "
             "frame-ancestors 'none'",
         )
-        provider = self.authenticator.login_service
+        provider = self.checkin.login_service
         self.finish(_pages().get_template(template).render(nonce=nonce, provider=provider, **values))
 
     def tell_fault(self: Any, status: int, sentence: str, next_url: str) -> None:
@@ -130,16 +139,17 @@ class _OwnPage:
     def login_again_url(self: Any, next_url: str, prompt: str = "") -> str:
         """Where a login starts, with what of the present one has to be kept."""
         query = {name: value for name, value in (("prompt", prompt), ("next", next_url)) if value}
-        url = self.authenticator.login_url(self.hub.base_url)
+        url = self.checkin.login_url(self.hub.base_url)
         return f"{url}?{urlencode(query)}" if query else url
 
 
 class CheckinLoginHandler(_OwnPage, OAuthLoginHandler):
     """Sends the browser to the provider. ``?prompt=login`` makes the provider ask again who is there."""
 
-    async def get(self) -> None:
+    # tornado awaits what a handler's method returns; oauthenticator's happens to be synchronous.
+    async def get(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         try:
-            await self.authenticator.know_endpoints()
+            await self.checkin.know_endpoints()
         except ProviderFault as fault:
             self.tell_fault(fault.status_code, fault.sentence, self._get_next_url() or "")
             return
@@ -164,7 +174,7 @@ class CheckinCallbackHandler(_OwnPage, OAuthCallbackHandler):
             self.tell_fault(fault.status_code, fault.sentence, self._wanted_url())
         except HTTPClientError as error:
             # The provider's own words are in the log already; they are not for the person.
-            provider = self.authenticator.login_service
+            provider = self.checkin.login_service
             sentence = f"{provider} did not accept this login (it answered {error.code}). Log in again."
             self.tell_fault(502, sentence, self._wanted_url())
 
@@ -176,7 +186,7 @@ class CheckinCallbackHandler(_OwnPage, OAuthCallbackHandler):
             "refused.html",
             sentence=refusal.sentence,
             account=refusal.account,
-            vos=sorted(self.authenticator.permitted_vos.items()),
+            vos=sorted(self.checkin.permitted_vos.items()),
             report=report,
             other_account_url=self.login_again_url(self._wanted_url(), prompt="login"),
         )
@@ -392,6 +402,7 @@ class EGICheckinAuthenticator(GenericOAuthenticator):
         options = {name: value for name, value in _REQUEST_DEFAULTS.items() if name not in self.http_request_kwargs}
         options.update(kwargs)
         retried = _is_fault if kwargs.get("method", "GET") == "GET" else _was_never_sent
+        answer: Any = None
         try:
             async for attempt in stamina.retry_context(
                 on=retried, attempts=3, timeout=15.0, wait_initial=0.2, wait_max=1.0, wait_jitter=0.1
@@ -417,12 +428,12 @@ class EGICheckinAuthenticator(GenericOAuthenticator):
 
     async def get_token_info(self, handler: Any, params: dict[str, Any]) -> dict[str, Any]:
         await self.know_endpoints()
-        return await super().get_token_info(handler, params)
+        return cast("dict[str, Any]", await super().get_token_info(handler, params))
 
     async def token_to_user(self, token_info: dict[str, Any]) -> dict[str, Any]:
         """Userinfo, which must be about the person that the ID token is about (OpenID Connect Core 1.0, 5.3.2)."""
         await self.know_endpoints()
-        claims = await super().token_to_user(token_info)
+        claims = cast("dict[str, Any]", await super().token_to_user(token_info))
         id_token = token_info.get("id_token")
         if id_token and claims.get("sub") != _subject(id_token):
             self.log.error("Userinfo and ID token of %s are about different subjects", self.login_service)
@@ -445,7 +456,7 @@ class EGICheckinAuthenticator(GenericOAuthenticator):
                 f"{self.login_service} did not tell this hub your identifier ({claim}). Log in again and agree that "
                 "it is passed on; if you were not asked, the administrators of this hub have to request its scope.",
             )
-        return super().user_info_to_username(user_info)
+        return str(super().user_info_to_username(user_info))
 
     def membership_rules(self) -> MembershipRules:
         """What proves membership of each permitted VO. Raises `ValueError` for settings that cannot be meant."""
@@ -483,7 +494,10 @@ class EGICheckinAuthenticator(GenericOAuthenticator):
         account = Account.of_claims(username, self._claims(auth_state))
         raise NotAMember(f"None of the VOs of {username} may use this service.", account)
 
-    async def pre_spawn_start(self, user: Any, spawner: Any) -> None:
+    # The hub awaits this hook where it is a coroutine; its own is not.
+    async def pre_spawn_start(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, user: Any, spawner: Any
+    ) -> None:
         """Refuse whoever is in no permitted VO by what is stored now. Logging in is not the only way to a server.
 
         Raises `SpawnRefused`.
@@ -497,7 +511,7 @@ class EGICheckinAuthenticator(GenericOAuthenticator):
                 )
             if not self.permitted_vos_of(auth_state):
                 raise SpawnRefused(self._not_permitted_any_more(user.name))
-        started = super().pre_spawn_start(user, spawner)
+        started: Any = super().pre_spawn_start(user, spawner)
         if isawaitable(started):
             await started
 

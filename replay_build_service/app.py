@@ -101,6 +101,9 @@ class ReplayBuildService(Application):
         help="Exact scheme://host:port origins that may be asked although they are not HTTPS or have a private address.",
     ).tag(config=True)
 
+    outgoing_proxy = Unicode("", help="HTTP proxy through which repositories are reached.").tag(config=True)
+    ca_file = Unicode("", help="File with the certificates of authorities to trust, instead of the system's.").tag(config=True)
+
     builder = Enum(["venv"], "venv", help="Which builder makes images.").tag(config=True)
     builds_at_once = Integer(2, min=1, help="How many builds run at the same time; the others wait.").tag(config=True)
     build_timeout = Float(1800, min=1, help="Seconds that a build may take.").tag(config=True)
@@ -253,7 +256,12 @@ class ReplayBuildService(Application):
         return {provider.name: provider for provider in found}
 
     def _rules(self) -> OutgoingRules:
-        return OutgoingRules(allowed_hosts=frozenset(self.allowed_hosts), exempt_origins=frozenset(self.exempt_origins))
+        return OutgoingRules(
+            allowed_hosts=frozenset(self.allowed_hosts),
+            exempt_origins=frozenset(self.exempt_origins),
+            proxy=self.outgoing_proxy or None,
+            ca_file=self.ca_file or None,
+        )
 
     def _resources(self) -> Resources:
         memory = cast(int, self.mem_guarantee), cast(int, self.mem_limit)

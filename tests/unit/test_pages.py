@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,17 @@ from replay_build_service.domain import (
 )
 from replay_build_service.launches import Consent
 from replay_build_service.schemas import LaunchModel, LinkPreview, Refusal
+from replay_build_service.web import make_templates
 from replay_build_service.web.share import share_links
 
 SERVICE = Path(replay_build_service.__file__).parent / "web"
 SPAWNER = Path(replay_build_service.__file__).parents[1] / "replay_spawner"
 CSS = (SERVICE / "static" / "replay.css").read_text()
+
+SERVICE_TEMPLATES = make_templates()
+SPAWNER_TEMPLATES = Environment(
+    loader=FileSystemLoader(SPAWNER / "templates"), autoescape=True, undefined=StrictUndefined
+)
 
 GB = 1024**3
 COMMIT = "5c2f1d6b8f0e4a7c9d3b2a1f0e9d8c7b6a5f4e3d"
@@ -57,11 +63,6 @@ DEFAULT = VOPolicy("vo.notebooks.egi.eu", Resources(2 * GB, 4 * GB))
 LARGER = VOPolicy("vo.access.egi.eu", Resources(4 * GB, 8 * GB, 0.5, 2))
 ABSENT = Server(ServerStatus.ABSENT)
 ORDINARY = Server(ServerStatus.READY, "/user/ada/")
-
-
-@cache
-def environment(folder: Path) -> Environment:
-    return Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined)
 
 
 def resolved(text: str = "gh/ada/rainfall/main", version: str = COMMIT) -> ResolvedRef:
@@ -320,12 +321,12 @@ class Page(HTMLParser):
 
 def html_of(name: str) -> str:
     template, values = PAGES[name]
-    return environment(SERVICE / "templates").get_template(template).render(**(EVERY_PAGE | values))
+    return SERVICE_TEMPLATES.get_template(template).render(**(EVERY_PAGE | values))
 
 
 def hub_html_of(name: str) -> str:
     template, values = HUB_PAGES[name]
-    return environment(SPAWNER / "templates").get_template(template).render(**(HUB_PAGE | values))
+    return SPAWNER_TEMPLATES.get_template(template).render(**(HUB_PAGE | values))
 
 
 EVERY_HTML = [pytest.param(html_of, name, id=name) for name in PAGES] + [
@@ -370,6 +371,11 @@ def test_a_page_has_one_heading_a_language_and_a_title(rendered: Any, name: str)
     assert page.all("html")[0]["lang"] == "en"
     assert html.partition("<title>")[2].partition("</title>")[0].strip()
     assert len(page.all("main")) == 1
+
+
+@every_page
+def test_no_two_sentences_run_together(rendered: Any, name: str) -> None:
+    assert not re.findall(r"\w+[.:][A-Z]\w+", Page(rendered(name)).text)
 
 
 @every_page
