@@ -6,6 +6,8 @@ PORT ?= 8000
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 STAMPS := .stamps
+# Compiled once here, so that every start is quick.
+INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --require-hashes --python
 FRONTEND := $(wildcard replay_build_service/web/frontend/*)
 # The machine's own Node, or the one that a wheel brings.
 export PATH := $(PATH):$(BIN)
@@ -44,23 +46,24 @@ $(STAMPS)/venv: requirements/uv.txt
 	@touch $@
 
 $(STAMPS)/demo: $(STAMPS)/venv requirements/demo.txt pyproject.toml
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/demo.txt
+	$(INSTALL) $(BIN)/python -r requirements/demo.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m compileall -q replay_auth replay_spawner replay_build_service demo/*.py
 	@touch $@
 
 $(STAMPS)/test: $(STAMPS)/demo requirements/dev.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	$(INSTALL) $(BIN)/python -r requirements/dev.txt
 	@touch $@
 
 # JupyterHub's older major version, beside the newer one.
 $(STAMPS)/hub55: $(STAMPS)/venv requirements/hub55.txt pyproject.toml
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-hub55
-	$(BIN)/uv pip install --quiet --python .venv-hub55/bin/python --require-hashes -r requirements/hub55.txt
+	$(INSTALL) .venv-hub55/bin/python -r requirements/hub55.txt
 	$(BIN)/uv pip install --quiet --python .venv-hub55/bin/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(STAMPS)/node: $(STAMPS)/venv requirements/node.txt package-lock.json
-	@command -v npm >/dev/null || $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/node.txt
+	@command -v npm >/dev/null || $(INSTALL) $(BIN)/python -r requirements/node.txt
 	npm ci --omit=dev --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 

@@ -43,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=8000, help="where the hub answers; the next five ports are used too")
     parser.add_argument("--dir", type=Path, default=PROJECT / ".demo", help="what the demo keeps")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
+    # Also where it was started in the background, and so with Ctrl-C ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         return _run(options.port, options.dir.resolve())
     except CannotStart as error:
@@ -109,7 +111,8 @@ def _run(port: int, folder: Path) -> int:
                 print(f"The hub ended by itself. Its log: {log_file}", file=sys.stderr)
                 return 1
             finally:
-                signal.signal(signal.SIGINT, signal.SIG_IGN)
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    signal.signal(number, signal.SIG_IGN)
                 _stop(hub_process)
 
 
