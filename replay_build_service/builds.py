@@ -99,6 +99,8 @@ class Builds:
 
     async def recover(self) -> None:
         """Find again what an earlier process left: re-attach to what runs, end what is gone, remove what nobody knows."""
+        for build_id in await self._builder.sweep(await self._store.known_build_ids()):
+            log.info("Removed what build %s had left; nobody knows it any more", build_id)
         for build in await self._store.unfinished_builds():
             log.info("Found build %s of %s again", build.id, build.job.image_name)
             self._drive(build)
@@ -206,7 +208,8 @@ class Builds:
             await running.cancel()
         position = await self._store.stream_position(stream)
         async for chunk in running.follow(position):
-            events = [_event_of(record) for record in chunk.records]
+            # The last phase of a build is told by `_end`, together with its outcome.
+            events = [_event_of(record) for record in chunk.records if not _is_last_phase(record)]
             if not await self._store.append_log(stream, events, position, chunk.position):
                 raise _LostBuild(f"Another process reads the log of build {build.id}")
             position = chunk.position
@@ -239,6 +242,10 @@ def _internal_failure(build: Build) -> BuildFailure:
         "Something went wrong in Replay itself. Try again; if it happens again, tell the administrators "
         f"the build's number, {build.id}.",
     )
+
+
+def _is_last_phase(record: LogRecord) -> bool:
+    return record.kind is EventKind.PHASE and record.phase in {Phase.BUILT, Phase.FAILED}
 
 
 def _event_of(record: LogRecord) -> NewEvent:

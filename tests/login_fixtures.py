@@ -205,6 +205,10 @@ class Visitor:
     def open(self, path: str) -> httpx.Response:
         return self._client.get(urljoin(self.hub.url, path))
 
+    def open_form(self, path: str, fields: dict[str, str]) -> httpx.Response:
+        """Send a form as a browser does, and go where its answer leads."""
+        return self._client.post(urljoin(self.hub.url, path), data=fields)
+
     def choose(self, page: httpx.Response, person: Person, *, stay: bool = False) -> httpx.Response:
         """Press the person's button on the provider's page; ``stay`` to look at where that leads without going."""
         form = _Form(page.text)

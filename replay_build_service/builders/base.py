@@ -4,11 +4,11 @@ A builder keeps its own record of what runs, found by the build's id, so that a 
 again. It refuses a second process for the same build. Nothing here knows the database, the web or the hub.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from replay_build_service.domain import BuildFailure, BuildJob, BuildRecipe, EventKind, Phase, RunnableImage
+from replay_build_service.domain import BuildFailure, BuildId, BuildJob, BuildRecipe, EventKind, Phase, RunnableImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,10 @@ class Builder(Protocol):
 
     async def start(self, job: BuildJob) -> RunningBuild:
         """Start the build, detached from this process, or attach to it where it was started before."""
+        ...
+
+    async def sweep(self, known: Collection[BuildId]) -> Sequence[BuildId]:
+        """Remove what builds left that nobody knows any more, and say which. Raises `OSError`."""
         ...
 
     async def exists(self, image: RunnableImage) -> bool:

@@ -119,11 +119,8 @@ class EnvironmentSteps:
 
     async def _post_build(self, name: str) -> None:
         script = self.folder.source / name
-        if not os.access(script, os.X_OK):
-            raise Unbuildable(
-                FailureReason.POST_BUILD,
-                f"{name} is not executable. Make it so with “git update-index --chmod=+x {name}” and commit that.",
-            )
+        # As repo2docker does: whoever committed it from Windows meant it to run all the same.
+        script.chmod(script.stat().st_mode | 0o111)
         self.commands.log.lines([f"Running {name}"])
         bin_folder = self.folder.environment / "bin"
         environment = {

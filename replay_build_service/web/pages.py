@@ -5,7 +5,7 @@ from urllib.parse import parse_qs, quote, urlencode
 
 from tornado import web
 
-from replay_build_service.domain import Launch, LaunchId, LaunchState, RepoSpec, ServerStatus
+from replay_build_service.domain import Launch, LaunchId, LaunchState, RepoSpec, ServerStatus, safe_urlpath
 from replay_build_service.launches import Consent, Wish
 from replay_build_service.schemas import LaunchModel, LinkPreview, Refusal
 from replay_build_service.web.base import PageHandler
@@ -54,7 +54,7 @@ class LinkPage(PageHandler):
         self.site.look_limit.take(self.person.name)
         # The path as it came, since what follows /v2/ may hold encoded slashes.
         raw = self.request.path.split("/v2/", 1)[1]
-        urlpath = urlpath_of(self.request.query)
+        urlpath = safe_urlpath(urlpath_of(self.request.query))
         consent = await self.site.launches.consent(self.person, raw)
         if on_its_way := _on_its_way(consent):
             self.redirect(f"{self.site.base_url}launches/{on_its_way.id}")

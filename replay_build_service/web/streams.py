@@ -33,7 +33,7 @@ _ID = re.compile(r"([wbl])(\d{1,12})")
 def encode_event(stream: str, event: Event) -> bytes:
     """An event as a frame of ``text/event-stream``; BinderHub's ``phase`` and ``message`` in its data."""
     part = "b" if stream.startswith("build:") else "w" if event.phase is Phase.WAITING else "l"
-    data = {"phase": event.phase, "kind": event.kind, "message": event.text}
+    data = {"phase": event.phase, "kind": event.kind, "message": event.text, "at": event.at.timestamp()}
     if event.phase is Phase.READY:
         data |= {"message": "Your server is ready.", "url": event.text}
     return f"id: {part}{event.sequence}\ndata: {json.dumps(data)}\n\n".encode()

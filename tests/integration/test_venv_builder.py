@@ -306,7 +306,7 @@ class TestWhatIsRefused:
             ({"requirements.txt": "->/etc/passwd"}, FailureReason.CANNOT_BUILD, "leads out of the repository"),
             ({"environment.yml": "dependencies: []"}, FailureReason.CANNOT_BUILD, "environment.yml asks for conda"),
             ({"runtime.txt": "python-3.99"}, FailureReason.PYTHON, "versions that are there: 3."),
-            ({"postBuild": "#!/bin/sh\n"}, FailureReason.POST_BUILD, "not executable"),
+            ({"postBuild": "#!/bin/sh\nexit 3\n"}, FailureReason.POST_BUILD, "status 3"),
             ({"postBuild*": "#!/bin/sh\nexit 7\n"}, FailureReason.POST_BUILD, "status 7"),
             ({"postBuild*": "#!/bin/sh\r\necho x\r\n"}, FailureReason.POST_BUILD, "Unix line ends"),
         ],
