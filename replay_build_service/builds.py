@@ -7,6 +7,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -16,6 +17,7 @@ from replay_build_service.domain import (
     BuildFailure,
     BuildId,
     BuildJob,
+    BuildStatus,
     EventKind,
     FailureReason,
     ImageName,
@@ -33,7 +35,7 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS = 5.0
 
 MOST_FAULTS = 5
-"""How often driving a build may break before it is ended."""
+"""How often in a row driving a build may break before it is ended."""
 
 LEASE = timedelta(seconds=30)
 """How long a silent driver keeps its build; renewed at a third of it."""
@@ -56,6 +58,18 @@ class BuildStore(Protocol):
     async def append_events(self, stream: str, events: Sequence[NewEvent], *, finished: bool = False) -> None: ...
 
 
+@dataclass(slots=True)
+class _Driving:
+    """What this process knows of a build that it drives."""
+
+    build: Build
+    running: RunningBuild | None = None
+    is_cancelled: bool = False
+    faults: int = 0
+    """How often driving it broke since it last came on."""
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class Builds:
     """Drives the builds of one process."""
 
@@ -68,10 +82,11 @@ class Builds:
         self._tasks = tasks
         self._owner = owner
         """Names this process and its successors at the same address, so that a restart need not wait for the lease."""
-        self._slots = asyncio.Semaphore(at_once)
-        self._driven: dict[BuildId, asyncio.Event] = {}
-        self._running: dict[BuildId, RunningBuild] = {}
-        self._cancelled: set[BuildId] = set()
+        self._at_once = at_once
+        self._driven: dict[BuildId, _Driving] = {}
+        self._in_slot: set[BuildId] = set()
+        self._slots_changed = asyncio.Event()
+        """Replaced each time, so that all who wait for a slot look again."""
 
     def name_of(self, resolved: ResolvedRef) -> ImageName:
         """The image that this ref and the present recipe make."""
@@ -92,17 +107,24 @@ class Builds:
         if image := await self.find(name):
             return image
         job = BuildJob(BuildId(secrets.token_hex(8)), name, resolved, self._builder.recipe)
-        build, is_new = await self._store.join_build(job, requested_by)
-        if is_new:
-            self._drive(build)
+        build, _ = await self._store.join_build(job, requested_by)
+        # Also where another process drives it: this one then waits for the lease and goes on where that one died.
+        self._drive(build)
         return build
 
     async def recover(self) -> None:
         """Find again what an earlier process left: re-attach to what runs, end what is gone, remove what nobody knows."""
-        for build_id in await self._builder.sweep(await self._store.known_build_ids()):
-            log.info("Removed what build %s had left; nobody knows it any more", build_id)
+        try:
+            for build_id in await self._builder.sweep(await self._store.known_build_ids()):
+                log.info("Removed what was left of build %s", build_id)
+        except OSError:
+            # Room on a disk, no more: people need the service.
+            log.exception("Could not remove what ended builds have left")
         for build in await self._store.unfinished_builds():
             log.info("Found build %s of %s again", build.id, build.job.image_name)
+            if build.status is BuildStatus.RUNNING:
+                # It runs already, so it has a slot: making it wait for one would hide its log.
+                self._in_slot.add(build.id)
             self._drive(build)
 
     async def finished(self, build_id: BuildId) -> Build:
@@ -118,93 +140,115 @@ class Builds:
 
     async def cancel(self, build_id: BuildId) -> None:
         """End a build that this process drives, really. No error where it has ended."""
-        self._cancelled.add(build_id)
-        if running := self._running.get(build_id):
-            await running.cancel()
+        driving = self._driven.get(build_id)
+        if driving is None:
+            return
+        driving.is_cancelled = True
+        self._look_at_slots()
+        if driving.running is not None:
+            await driving.running.cancel()
 
     async def cancel_all(self) -> None:
-        """End all builds that this process drives and wait until that is on record."""
-        driven = dict(self._driven)
-        for build_id in driven:
-            await self.cancel(build_id)
-        for done in driven.values():
-            await done.wait()
+        """End all builds that this process drives and wait until that is on record and nothing is left of them."""
+        driven = list(self._driven.values())
+        await asyncio.gather(*(self.cancel(driving.build.id) for driving in driven))
+        for driving in driven:
+            await driving.done.wait()
 
     def session(self, image: RunnableImage) -> SessionCommand:
         """How a server is started from an image."""
         return self._builder.session(image)
 
-    def _drive(self, build: Build) -> None:
-        self._driven[build.id] = asyncio.Event()
-        self._tasks.create_task(self._drive_to_the_end(build), name=f"build {build.id}")
+    # from here on: one build's way
 
-    async def _drive_to_the_end(self, build: Build) -> None:
-        done = self._driven[build.id]
-        faults = 0
+    def _drive(self, build: Build) -> None:
+        if build.id not in self._driven:
+            driving = self._driven[build.id] = _Driving(build)
+            self._tasks.create_task(self._drive_to_the_end(driving), name=f"build {build.id}")
+
+    async def _drive_to_the_end(self, driving: _Driving) -> None:
+        build = driving.build
         try:
             while not await self._is_over(build):
                 try:
-                    await self._drive_once(build)
+                    if driving.faults < MOST_FAULTS:
+                        await self._drive_once(driving)
+                    else:
+                        await self._end(build, _internal_failure(build))
                 except Exception:
                     # A database that does not answer must not end the service nor the build, which goes on by itself: tried again.
-                    faults += 1
-                    log.exception("Driving build %s broke, for the %d. time", build.id, faults)
-                    if faults == MOST_FAULTS:
-                        await self._end(build, _internal_failure(build))
-                    else:
-                        await asyncio.sleep(RETRY_SECONDS)
-        except Exception:
-            log.exception("Gave up build %s; it is found again when the service starts", build.id)
+                    driving.faults += 1
+                    log.exception("Driving build %s broke, for the %d. time in a row", build.id, driving.faults)
+                    await asyncio.sleep(RETRY_SECONDS)
         finally:
-            self._cancelled.discard(build.id)
-            self._running.pop(build.id, None)
+            self._in_slot.discard(build.id)
+            self._look_at_slots()
             del self._driven[build.id]
-            done.set()
+            driving.done.set()
 
     async def _is_over(self, build: Build) -> bool:
-        try:
-            current = await self._store.get_build(build.id)
-        except Exception:
-            # As above: not knowing is no reason to give up.
-            log.exception("Could not read build %s; trying again", build.id)
-            await asyncio.sleep(RETRY_SECONDS)
-            return False
-        return current is None or current.status.is_final
+        while True:
+            try:
+                current = await self._store.get_build(build.id)
+            except Exception:
+                # As above: not knowing is no reason to give up.
+                log.exception("Could not read build %s; trying again", build.id)
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return current is None or current.status.is_final
 
-    async def _drive_once(self, build: Build) -> None:
+    async def _drive_once(self, driving: _Driving) -> None:
+        build = driving.build
         if not await self._store.lease_build(build.id, self._owner, LEASE):
             await asyncio.sleep(LEASE.total_seconds() / 3)
             return
         async with asyncio.TaskGroup() as group:
-            renewal = group.create_task(self._renew_lease(build.id))
-            if self._slots.locked():
-                waiting = NewEvent(EventKind.PHASE, Phase.WAITING, "Waiting for another build to end.", datetime.now(UTC))
-                await self._store.append_events(build_stream(build.id), [waiting])
-                self._feed.notify(build_stream(build.id))
-            async with self._slots:
-                outcome = await self._run(build)
-            await self._end(build, outcome)
+            renewal = group.create_task(self._renew_lease(driving))
+            await self._take_slot(driving)
+            await self._end(build, await self._run(driving))
             renewal.cancel()
 
-    async def _renew_lease(self, build_id: BuildId) -> None:
+    async def _renew_lease(self, driving: _Driving) -> None:
         while True:
             await asyncio.sleep(LEASE.total_seconds() / 3)
-            await self._store.lease_build(build_id, self._owner, LEASE)
+            await self._store.lease_build(driving.build.id, self._owner, LEASE)
+            driving.faults = 0
 
-    async def _run(self, build: Build) -> RunnableImage | BuildFailure:
-        if build.id in self._cancelled:
-            return BuildFailure(FailureReason.CANCELLED, "The build was cancelled before it began.")
+    async def _take_slot(self, driving: _Driving) -> None:
+        """Wait until fewer builds run than may; a cancelled one need not wait for its end."""
+        build_id = driving.build.id
+        has_told = False
+        while build_id not in self._in_slot and not driving.is_cancelled:
+            if len(self._in_slot) < self._at_once:
+                self._in_slot.add(build_id)
+                return
+            changed = self._slots_changed
+            if has_told:
+                await changed.wait()
+                continue
+            waiting = NewEvent(EventKind.PHASE, Phase.WAITING, "Waiting for another build to end.", datetime.now(UTC))
+            await self._store.append_events(build_stream(build_id), [waiting])
+            self._feed.notify(build_stream(build_id))
+            has_told = True
+
+    def _look_at_slots(self) -> None:
+        changed, self._slots_changed = self._slots_changed, asyncio.Event()
+        changed.set()
+
+    async def _run(self, driving: _Driving) -> RunnableImage | BuildFailure:
+        build = driving.build
+        if driving.is_cancelled and driving.running is None and build.status is BuildStatus.QUEUED:
+            return BuildFailure(FailureReason.CANCELLED, "The build was cancelled before it began. Open the link again.")
         stream = build_stream(build.id)
         try:
-            running = await self._builder.start(build.job)
+            running = driving.running = await self._builder.start(build.job)
         except ReplayError as error:
             return BuildFailure(FailureReason.CANNOT_BUILD, error.sentence)
         except OSError:
             log.exception("Build %s could not be started", build.id)
             return _internal_failure(build)
-        self._running[build.id] = running
         await self._store.mark_running(build.id)
-        if build.id in self._cancelled:
+        if driving.is_cancelled:
             await running.cancel()
         position = await self._store.stream_position(stream)
         async for chunk in running.follow(position):
@@ -213,23 +257,29 @@ class Builds:
             if not await self._store.append_log(stream, events, position, chunk.position):
                 raise _LostBuild(f"Another process reads the log of build {build.id}")
             position = chunk.position
+            driving.faults = 0
             self._feed.notify(stream)
         return await running.outcome()
 
     async def _end(self, build: Build, outcome: RunnableImage | BuildFailure) -> None:
+        """Put the end on record, then remove what is of no use any more.
+
+        In this order: a service killed in between finds an ended build, whose rest the next start sweeps up. The other
+        way round it would find a build that never ended and whose files are gone, and would run it a second time.
+        """
         if isinstance(outcome, BuildFailure):
             log.info("Build %s of %s failed: %s: %s", build.id, build.job.image_name, outcome.reason, outcome.message)
-            try:
-                await self._builder.discard(build.job)
-            except OSError:
-                # What cannot be removed now is removed by the sweep at the next start; the outcome is what people wait for.
-                log.exception("Could not remove what build %s left", build.id)
             text = outcome.message
         else:
             log.info("Build %s of %s made %s", build.id, build.job.image_name, outcome.reference)
             text = "The environment is built."
         await self._store.finish_build(build.id, outcome, text)
         self._feed.notify(build_stream(build.id))
+        if isinstance(outcome, BuildFailure):
+            try:
+                await self._builder.discard(build.job)
+            except OSError:
+                log.exception("Could not remove what build %s left; the next start tries again", build.id)
 
 
 class _LostBuild(Exception):

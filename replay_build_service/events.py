@@ -9,7 +9,7 @@ No database, web or builder may come in here: the store is known by a protocol, 
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
 from replay_build_service.domain import Event, StreamPage
@@ -78,22 +78,23 @@ class EventFeed:
         if reader := self._readers.get(stream):
             reader.stored.set()
 
-    async def follow(self, stream: str, after: int = 0, idle_seconds: float = 25.0) -> AsyncIterator[list[bytes]]:
+    async def follow(self, stream: str, after: int = 0, idle_seconds: float = 25.0) -> AsyncGenerator[list[bytes]]:
         """Frames with a sequence above ``after``, as they come; ends when the stream has finished.
 
-        An empty list after each ``idle_seconds`` without an event, so that a connection can be kept alive.
+        An empty list after each ``idle_seconds`` without an event, so that a connection can be kept alive. A position
+        that the stream never had means nothing: it is followed from its start. Close the generator to leave early.
         """
+        cursor = await self._known_position(stream, after)
         reader = self._readers.get(stream)
         if reader is None:
-            reader = self._readers[stream] = _Reader(after)
+            reader = self._readers[stream] = _Reader(cursor)
             self._tasks.create_task(self._read(stream, reader), name=f"reader of {stream}")
         reader.watchers += 1
-        cursor = after
         try:
             while True:
                 changed = reader.changed
                 if cursor + 1 < reader.first:
-                    page = await self._store.read_events(stream, cursor, PAGE)
+                    page = await self._page(stream, cursor, PAGE)
                     frames = [self._encode(stream, event) for event in page.events]
                 else:
                     frames = reader.frames[cursor + 1 - reader.first :][:PAGE]
@@ -111,6 +112,23 @@ class EventFeed:
         finally:
             reader.watchers -= 1
             reader.stored.set()
+
+    async def _known_position(self, stream: str, after: int) -> int:
+        """``after``, or 0 where the stream has not come so far: a reader that began there would keep all others waiting."""
+        reader = self._readers.get(stream)
+        if after <= 0 or (reader is not None and reader.first <= after <= reader.last):
+            return max(after, 0)
+        return after if (await self._page(stream, after - 1, 1)).events else 0
+
+    async def _page(self, stream: str, after: int, limit: int) -> StreamPage:
+        """A page of a watcher's own. A database that does not answer now is asked again, as by the reader."""
+        while True:
+            try:
+                return await self._store.read_events(stream, after, limit)
+            except Exception:
+                # As in `_read`: whoever waits for a stream waits a little longer.
+                log.exception("Could not read %s; trying again", stream)
+                await asyncio.sleep(POLL_SECONDS)
 
     async def _read(self, stream: str, reader: _Reader) -> None:
         try:

@@ -51,7 +51,13 @@ class StartStore(Protocol):
 
     async def get_launch(self, launch_id: LaunchId) -> Launch | None: ...
     async def move_launch(
-        self, launch_id: LaunchId, allowed_from: Collection[LaunchState], to: LaunchState, *, failure: str | None = None
+        self,
+        launch_id: LaunchId,
+        allowed_from: Collection[LaunchState],
+        to: LaunchState,
+        *,
+        failure: str | None = None,
+        event: NewEvent | None = None,
     ) -> bool: ...
     async def append_events(self, stream: str, events: Sequence[NewEvent], *, finished: bool = False) -> None: ...
 
@@ -112,17 +118,19 @@ class Starts:
     async def fail(self, launch_id: LaunchId, sentence: str) -> None:
         """End a launch that did not become a server, and say why."""
         active = {LaunchState.BUILDING, LaunchState.STARTING}
-        if await self._store.move_launch(launch_id, active, LaunchState.FAILED, failure=sentence):
+        event = phase_event(Phase.FAILED, sentence)
+        if await self._store.move_launch(launch_id, active, LaunchState.FAILED, failure=sentence, event=event):
             log.info("Launch %s failed: %s", launch_id, sentence)
-            await self._say(launch_id, Phase.FAILED, sentence, finished=True)
+            self._feed.notify(launch_stream(launch_id))
 
     async def _become_ready(self, launch: Launch) -> None:
         server = await self._hub.server(launch.user, launch.server_name)
         if server.status is not ServerStatus.READY or server.launch_id != launch.id:
             await self.fail(launch.id, "The server that started is not of this launch. Open the link again.")
             return
-        if await self._store.move_launch(launch.id, {LaunchState.STARTING}, LaunchState.RUNNING):
-            await self._say(launch.id, Phase.READY, server.url + launch.urlpath, finished=True)
+        event = phase_event(Phase.READY, server.url + launch.urlpath)
+        if await self._store.move_launch(launch.id, {LaunchState.STARTING}, LaunchState.RUNNING, event=event):
+            self._feed.notify(launch_stream(launch.id))
 
     async def _until_stopped(self, user: str, server_name: str) -> None:
         try:
@@ -137,7 +145,11 @@ class Starts:
                 f"Your running server did not stop within {STOP_SECONDS:.0f} seconds. Try again in a few minutes."
             ) from error
 
-    async def _say(self, launch_id: LaunchId, phase: Phase, text: str, *, finished: bool = False) -> None:
-        event = NewEvent(EventKind.PHASE, phase, text, datetime.now(UTC))
-        await self._store.append_events(launch_stream(launch_id), [event], finished=finished)
+    async def _say(self, launch_id: LaunchId, phase: Phase, text: str) -> None:
+        await self._store.append_events(launch_stream(launch_id), [phase_event(phase, text)])
         self._feed.notify(launch_stream(launch_id))
+
+
+def phase_event(phase: Phase, text: str) -> NewEvent:
+    """A phase that begins now."""
+    return NewEvent(EventKind.PHASE, phase, text, datetime.now(UTC))

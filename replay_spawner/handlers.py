@@ -71,5 +71,7 @@ class LinkHandler(BaseHandler):
         )
         self.set_header("Cache-Control", "no-store")
         self.finish(
-            _templates().get_template(template).render(css=_css(), nonce=nonce, home_url=self.hub.base_url + "home", **values)
+            _templates()
+            .get_template(template)
+            .render(css=_css(), nonce=nonce, home_url=self.hub.base_url + "home", **values)
         )

@@ -15,7 +15,11 @@ class ReplayKubeSpawner(ReplayMixin, KubeSpawner):  # pyright: ignore[reportInco
             return
         plan, resources = self.plan, self.plan.resources
         if "@sha256:" not in plan.location:
-            raise ValueError(f"The image of launch {plan.launch} has no digest: {plan.location}")
+            self.log.error("The image of launch %s has no digest: %s", plan.launch, plan.location)
+            raise self.refusal(
+                422,
+                "The image of this launch is not known by its digest, so it cannot be run. Tell the administrators.",
+            )
         annotations = {
             "replay.egi.eu/launch": plan.launch,
             "replay.egi.eu/repository": plan.repository,

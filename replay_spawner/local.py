@@ -8,6 +8,8 @@ import os
 import re
 import shutil
 import sys
+from contextlib import suppress
+from inspect import isawaitable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,6 @@ import httpx
 import psutil
 from jupyterhub.spawner import SimpleLocalProcessSpawner
 from jupyterhub.utils import random_port
-from tornado import web
 from traitlets import Unicode
 
 from replay_build_service.schemas import LaunchPlan
@@ -27,14 +28,23 @@ LOOK_SECONDS = 0.02
 TERMINATE_SECONDS = 3.0
 """How long what a server leaves behind may take to end before it is killed."""
 
-_NOT_THE_HUBS = ("PYTHONPATH", "VIRTUAL_ENV", "CONDA_DEFAULT_ENV", "CONDA_ROOT", "LD_LIBRARY_PATH", "JUPYTERHUB_SINGLEUSER_APP")
+_NOT_THE_HUBS = (
+    "PYTHONPATH",
+    "VIRTUAL_ENV",
+    "CONDA_DEFAULT_ENV",
+    "CONDA_ROOT",
+    "LD_LIBRARY_PATH",
+    "JUPYTERHUB_SINGLEUSER_APP",
+)
 """Variables of the hub's own environment that mean nothing, or harm, in the environment of a repository."""
 
 
 class ReplayLocalSpawner(ReplayMixin, SimpleLocalProcessSpawner):
     """Starts the environment of a launch as a process, in a folder of its own that goes with it."""
 
-    sessions_dir = Unicode("replay-state/sessions", help="Folder in which each session gets a folder of its own.").tag(config=True)
+    sessions_dir = Unicode("replay-state/sessions", help="Folder in which each session gets a folder of its own.").tag(
+        config=True
+    )
 
     _session: Path | None = None
     """The folder of the session that runs; kept over a restart of the hub."""
@@ -79,7 +89,9 @@ class ReplayLocalSpawner(ReplayMixin, SimpleLocalProcessSpawner):
                     while True:
                         if (status := await self.poll()) is not None:
                             lines = await asyncio.to_thread(_last_lines, log_file)
-                            raise web.HTTPError(422, f"The session's server ended at once, with status {status}: {lines}")
+                            raise self.refusal(
+                                422, f"The session's server ended at once, with status {status}: {lines}"
+                            )
                         try:
                             await client.get(url)
                         except httpx.TransportError:
@@ -87,7 +99,9 @@ class ReplayLocalSpawner(ReplayMixin, SimpleLocalProcessSpawner):
                         else:
                             return
             except TimeoutError as error:
-                raise web.HTTPError(422, f"The session's server did not answer within {self.http_timeout} seconds.") from error
+                raise self.refusal(
+                    422, f"The session's server did not answer within {self.http_timeout} seconds."
+                ) from error
 
     def get_args(self) -> list[str]:
         """Jupyter refuses to run as root unless told; where the hub itself does, there is no other account to run as."""
@@ -104,23 +118,19 @@ class ReplayLocalSpawner(ReplayMixin, SimpleLocalProcessSpawner):
         return env | {name: value.replace("{home}", self.home_dir) for name, value in self.plan.environment.items()}
 
     async def stop(self, now: bool = False) -> None:
-        """Stop the server and everything that it started, and remove its folder."""
-        descendants = _descendants(int(self.pid))
+        """Stop the server and everything that it started."""
+        descendants = await asyncio.to_thread(_descendants, int(self.pid))
         await super().stop(now)
         await asyncio.to_thread(_end, descendants)
-        await self._remove_session()
 
-    def run_post_stop_hook(self) -> Any:
-        """Also when a server died by itself, its folder goes."""
+    async def run_post_stop_hook(self) -> None:
+        """Also when a server died by itself or never started, what belonged to its session goes."""
         session, self._session = self._session, None
         if session is not None:
-            shutil.rmtree(session, ignore_errors=True)
-        return super().run_post_stop_hook()
-
-    async def _remove_session(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            await asyncio.to_thread(shutil.rmtree, session, ignore_errors=True)
+            await asyncio.to_thread(_remove, session)
+        hook: Any = super().run_post_stop_hook()
+        if isawaitable(hook):
+            await hook
 
     def get_state(self) -> dict[str, Any]:
         """What a restarted hub needs: the process, and the session's folder."""
@@ -176,16 +186,25 @@ def _descendants(pid: int) -> list[psutil.Process]:
 def _end(processes: list[psutil.Process]) -> None:
     """Kernels and terminals live in sessions of their own and survive their server's signal; psutil knows a reused pid."""
     for process in processes:
-        try:
+        with suppress(psutil.NoSuchProcess):
             process.terminate()
-        except psutil.NoSuchProcess:
-            continue
     _, alive = psutil.wait_procs(processes, timeout=TERMINATE_SECONDS)
     for process in alive:
-        try:
+        with suppress(psutil.NoSuchProcess):
             process.kill()
-        except psutil.NoSuchProcess:
-            continue
+
+
+def _remove(session: Path) -> None:
+    """End what has left the server's tree, too, such as ``nohup … &`` in a terminal that was closed; then the folder."""
+    _end([process for process in psutil.process_iter() if _launch_of(process) == session.name])
+    shutil.rmtree(session, ignore_errors=True)
+
+
+def _launch_of(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get("REPLAY_LAUNCH")
+    except (psutil.Error, OSError):
+        return None
 
 
 def _last_lines(file: Path) -> str:

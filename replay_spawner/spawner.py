@@ -3,10 +3,12 @@
 A spawn that brings no fresh launch is the admin's ordinary server, untouched, where the site allows ordinary servers.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from jupyterhub import version_info
 from jupyterhub.spawner import Spawner
 from pydantic import BaseModel, ConfigDict, ValidationError
 from tornado import web
@@ -20,6 +22,11 @@ LAUNCH_OPTIONS = frozenset({"launch", "repo", "vo", "urlpath"})
 
 _NAMING = frozenset({"launch", "repo"})
 """Options that name what to run. In a query they also come with JupyterHub 6's prefix ``opt-``."""
+
+_LAUNCH_ID = re.compile(r"[0-9a-f]{32}")
+
+MOST_CHARACTERS = 16_000
+"""Of any one option; what the service takes in one request is a little more."""
 
 _clients: dict[tuple[str, str], ReplayClient] = {}
 
@@ -38,7 +45,8 @@ class ReplayMixin(Spawner):
         "/services/replay/", help="Path of the service on the hub's host, where people are sent who bring no launch."
     ).tag(config=True)
     replay_ordinary_servers = Bool(
-        True, help="Whether a spawn without a launch starts the hub's ordinary server. Otherwise it leads to Replay's home."
+        True,
+        help="Whether a spawn without a launch starts the hub's ordinary server. Otherwise it leads to Replay's home.",
     ).tag(config=True)
 
     plan: LaunchPlan | None = None
@@ -61,6 +69,14 @@ class ReplayMixin(Spawner):
         status: int | None = await super().poll()
         return status
 
+    def refusal(self, status: int, sentence: str) -> web.HTTPError:
+        """What a start is refused with. ``status`` is below 500: a fault would count towards the hub's own end."""
+        if version_info < (6,) and self.handler is not None:
+            # JupyterHub 5 counts refusals too, and where `consecutive_failure_limit` is set it ends itself after a few.
+            settings = self.handler.settings
+            settings["failure_count"] = settings.get("failure_count", 0) - 1
+        return web.HTTPError(status, sentence)
+
     # what a browser may ask for
 
     def options_from_query(self, query_data: dict[str, list[str]]) -> dict[str, Any]:
@@ -68,7 +84,8 @@ class ReplayMixin(Spawner):
 
         JupyterHub catches what is raised here and asks for the options form, where the person is led to the launch's page.
         """
-        if _named(query_data):
+        # JupyterHub 6 leaves out names without its prefix where there are some with it.
+        if _named(query_data) or (self.handler is not None and _named(_query_of(self.handler))):
             raise web.HTTPError(403, "A link cannot start a repository by itself. Open its own page and agree there.")
         return super().options_from_query(query_data)
 
@@ -82,13 +99,14 @@ class ReplayMixin(Spawner):
         return form
 
     def _where_instead(self, handler: web.RequestHandler) -> str | None:
-        query = {name: [value.decode("utf8", "replace") for value in values] for name, values in handler.request.query_arguments.items()}
+        query = _query_of(handler)
         if named := _named(query):
             name, value = named
             if name == "launch":
                 return f"{self.replay_home_url}launches/{quote(value, safe='')}"
             urlpath = query.get("opt-urlpath") or query.get("urlpath")
-            return f"{self.replay_home_url}v2/{quote(value, safe='/%')}" + (f"?{urlencode({'urlpath': urlpath[0]})}" if urlpath else "")
+            link = f"{self.replay_home_url}v2/{quote(value, safe='/%')}"
+            return f"{link}?{urlencode({'urlpath': urlpath[0]})}" if urlpath else link
         return None if self.replay_ordinary_servers else self.replay_home_url
 
     # from a launch to its plan
@@ -100,46 +118,64 @@ class ReplayMixin(Spawner):
         """
         self.restore()
         self.plan = None
-        await super()._run_apply_user_options({key: value for key, value in user_options.items() if key not in LAUNCH_OPTIONS})
-        self.plan = await self._fetch_plan(user_options)
-        if self.plan is not None:
-            self.user_options = {**user_options, "launch": self.plan.launch}
-            self.orm_spawner.user_options = {"launch": self.plan.launch}
-            self.log.info("%s runs launch %s: %s at %s", self._log_name, self.plan.launch, self.plan.repository, self.plan.version)
-
-    async def _fetch_plan(self, user_options: dict[str, Any]) -> LaunchPlan | None:
-        launch, repo = user_options.get("launch"), user_options.get("repo")
-        was_asked_now = _asks_now(self.handler)
-        if launch is None and (repo is None or not was_asked_now):
+        asked = _asked_now(self.handler, user_options)
+        if not asked and not _was_launch(user_options):
+            # The options are the admin's alone, whatever their names: from a form, or stored by an ordinary server.
+            await super()._run_apply_user_options(user_options)
             return self._ordinary()
-        if not isinstance(launch or repo, str):
-            raise web.HTTPError(400, "“launch” and “repo” are text.")
+        others = {key: value for key, value in user_options.items() if key not in LAUNCH_OPTIONS}
+        # What is stored is used again by the next spawn that brings no options: it must never name a repository, and a
+        # launch only for as long as the server is that launch's.
+        self.orm_spawner.user_options = others
+        await super()._run_apply_user_options(others)
+        if not asked:
+            self.user_options = others
+            return self._ordinary()
+        self.plan = plan = await self._fetch_plan(user_options, **asked)
+        self.user_options = self.orm_spawner.user_options = {**others, "launch": plan.launch}
+        self.log.info("%s runs launch %s: %s at %s", self._log_name, plan.launch, plan.repository, plan.version)
+        return None
+
+    async def _fetch_plan(self, user_options: dict[str, Any], launch: Any = None, repo: Any = None) -> LaunchPlan:
+        launch, repo = self._text("launch", launch), self._text("repo", repo)
+        if launch is not None and not _LAUNCH_ID.fullmatch(launch):
+            raise self.refusal(403, "There is no such launch of yours. Open the repository's link again.")
         request = PlanRequest(
             user=self.user.name,
             server_name=self.name or "",
             launch=launch,
-            repo=None if launch else repo,
-            vo=_text(user_options, "vo"),
-            urlpath=_text(user_options, "urlpath") or "",
+            repo=repo if launch is None else None,
+            vo=self._text("vo", user_options.get("vo")),
+            urlpath=self._text("urlpath", user_options.get("urlpath")) or "",
             groups=[group.name for group in self.user.groups],
         )
         try:
             return await self._client().plan(request)
         except PlanRefused as error:
-            if error.kind == "used" and not was_asked_now:
-                # Stored options of an earlier server; JupyterHub brings them again for a plain “Start My Server”.
-                return self._ordinary()
-            raise web.HTTPError(409 if error.kind == "used" else 403, str(error)) from error
+            raise self.refusal(409 if error.kind == "used" else 403, str(error)) from error
         except ServiceUnavailable as error:
             self.log.error("No plan for %s: %s", self._log_name, error)
-            # Not a 5xx: those count towards JupyterHub's consecutive_failure_limit, which ends the hub.
-            raise web.HTTPError(
+            raise self.refusal(
                 424, "Replay's build service does not answer, so this launch cannot start. Try again in a few minutes."
             ) from error
 
+    def _text(self, name: str, value: Any) -> str | None:
+        """An option of Replay's as it may go over the wire."""
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise self.refusal(400, f"“{name}” is text.")
+        if len(value) > MOST_CHARACTERS:
+            raise self.refusal(400, f"“{name}” is longer than {MOST_CHARACTERS} characters.")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise self.refusal(400, f"“{name}” holds something that is no character.") from None
+        return value
+
     def _ordinary(self) -> None:
         if not self.replay_ordinary_servers:
-            raise web.HTTPError(
+            raise self.refusal(
                 403, f"This hub starts servers from repositories only. Go to {self.replay_home_url} and choose one."
             )
 
@@ -168,6 +204,7 @@ class ReplayMixin(Spawner):
         env: dict[str, str] = super().get_env()
         if self.plan is not None:
             env |= {
+                "REPLAY_LAUNCH": self.plan.launch,
                 "REPLAY_LINK": self.plan.link,
                 "REPLAY_REPOSITORY": self.plan.repository,
                 "REPLAY_COMMIT": self.plan.version,
@@ -184,6 +221,11 @@ class _SpawnBody(BaseModel):
     user_options: dict[str, Any] | None = None
 
 
+def _query_of(handler: web.RequestHandler) -> dict[str, list[str]]:
+    arguments = handler.request.query_arguments
+    return {name: [value.decode("utf8", "replace") for value in values] for name, values in arguments.items()}
+
+
 def _named(query: dict[str, list[str]]) -> tuple[str, str] | None:
     for key, values in query.items():
         name = key.removeprefix("opt-")
@@ -192,19 +234,24 @@ def _named(query: dict[str, list[str]]) -> tuple[str, str] | None:
     return None
 
 
-def _asks_now(handler: Any) -> bool:
-    """Whether this very request names what to run, by the REST API; otherwise the options were stored by an earlier one."""
+def _asked_now(handler: Any, user_options: dict[str, Any]) -> dict[str, Any]:
+    """What this very request names to run, by the REST API's JSON; nothing where the options were stored by an earlier one."""
     if handler is None or handler.request.method != "POST":
-        return False
+        return {}
     try:
         body = _SpawnBody.model_validate_json(handler.request.body)
     except ValidationError:
-        return False
-    return bool(_NAMING & (body.model_extra or {}).keys() or _NAMING & (body.user_options or {}).keys())
+        return {}
+    # JupyterHub 6 unwraps ``user_options``, 5.5 does not: what is not among the options now was not brought as one.
+    brought = (body.model_extra or {}) | (body.user_options or {})
+    return {
+        name: brought[name]
+        for name in _NAMING
+        if brought.get(name) is not None and user_options.get(name) == brought[name]
+    }
 
 
-def _text(options: dict[str, Any], name: str) -> str | None:
-    value = options.get(name)
-    if value is not None and not isinstance(value, str):
-        raise web.HTTPError(400, f"“{name}” is text.")
-    return value
+def _was_launch(user_options: dict[str, Any]) -> bool:
+    """Whether these options were stored for a launch's server."""
+    launch = user_options.get("launch")
+    return isinstance(launch, str) and _LAUNCH_ID.fullmatch(launch) is not None

@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from replay_build_service.db.event_store import append
 from replay_build_service.db.rows import launch_of, launch_row
 from replay_build_service.db.tables import ActiveServerRow, LaunchRow, StreamRow
-from replay_build_service.domain import BuildId, Launch, LaunchId, LaunchState, RunnableImage, launch_stream
+from replay_build_service.domain import BuildId, Launch, LaunchId, LaunchState, NewEvent, RunnableImage, launch_stream
 
 _FINAL = [state for state in LaunchState if state.is_final]
 
@@ -45,10 +46,12 @@ class LaunchQueries:
             session.add(StreamRow(id=launch_stream(launch.id), last_sequence=0, position=0, finished=False))
             return launch_of(row)
 
-    async def take_server(self, launch: Launch, expected: LaunchId | None, state: LaunchState) -> bool:
+    async def take_server(
+        self, launch: Launch, expected: LaunchId | None, state: LaunchState, event: NewEvent
+    ) -> bool:
         """A launch that was choosing takes the server from ``expected``; false where that is not its holder any more.
 
-        The launch that held it is ended, whatever it was doing.
+        The launch that held it is ended, whatever it was doing; ``event`` is the last of its stream.
         """
         async with self._writing() as session:
             holder = await _holder(session, launch.user, launch.server_name)
@@ -65,6 +68,7 @@ class LaunchQueries:
                 return False
             if holder is not None and held_by is not None:
                 holder.state, holder.ended_at = LaunchState.ENDED, datetime.now(UTC)
+                await append(session, launch_stream(LaunchId(holder.id)), [event], finished=True)
             await _hold(session, launch)
             return True
 
@@ -101,8 +105,13 @@ class LaunchQueries:
         failure: str | None = None,
         image: RunnableImage | None = None,
         build_id: BuildId | None = None,
+        event: NewEvent | None = None,
     ) -> bool:
-        """Change a launch's state by compare-and-set; false where it was in none of ``allowed_from``."""
+        """Change a launch's state by compare-and-set; false where it was in none of ``allowed_from``.
+
+        ``event`` tells of it in the launch's stream, in the same transaction. It is the last one where the launch has
+        become a server or is over.
+        """
         values = _state_values(to)
         if failure is not None:
             values["failure"] = failure
@@ -117,7 +126,12 @@ class LaunchQueries:
                 .values(**values)
                 .returning(LaunchRow.id)
             )
-            return moved.first() is not None
+            if moved.first() is None:
+                return False
+            if event is not None:
+                is_last = to.is_final or to is LaunchState.RUNNING
+                await append(session, launch_stream(launch_id), [event], finished=is_last)
+            return True
 
     async def consume_launch(self, launch_id: LaunchId, user: str, server_name: str, max_age: timedelta) -> Launch | None:
         """Use a launch up: once, by its own person, for its own server, while it is fresh. Otherwise ``None``."""

@@ -9,12 +9,13 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from statistics import median
 
-from sqlalchemy import and_, delete, func, insert, or_, select, update
+from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
+from replay_build_service.db.event_store import EventQueries, append
 from replay_build_service.db.launch_store import LaunchQueries
-from replay_build_service.db.rows import build_of, event_of, recipe_text, resolved_columns
-from replay_build_service.db.tables import BuildRow, EventRow, ImageRow, LaunchRow, StreamRow
+from replay_build_service.db.rows import build_of, recipe_text, resolved_columns
+from replay_build_service.db.tables import BuildRow, ImageRow, LaunchRow, StreamRow
 from replay_build_service.domain import (
     Build,
     BuildFailure,
@@ -28,12 +29,11 @@ from replay_build_service.domain import (
     NewEvent,
     Phase,
     RunnableImage,
-    StreamPage,
     build_stream,
 )
 
 
-class Store(LaunchQueries):
+class Store(LaunchQueries, EventQueries):
     """The build service's memory, on an engine that `open_database` gave."""
 
     def __init__(self, engine: AsyncEngine) -> None:
@@ -162,7 +162,7 @@ class Store(LaunchQueries):
                         created_at=now,
                     )
                 )
-            await _append(session, build_stream(build_id), [NewEvent(EventKind.PHASE, phase, text, now)], finished=True)
+            await append(session, build_stream(build_id), [NewEvent(EventKind.PHASE, phase, text, now)], finished=True)
             return True
 
     async def usual_build_seconds(self) -> float | None:
@@ -185,49 +185,6 @@ class Store(LaunchQueries):
             )
             return await session.scalar(count) or 0
 
-    # events
-
-    async def stream_position(self, stream: str) -> int:
-        """Where to read on in the log that the stream is made from."""
-        async with self._reading() as session:
-            row = await session.get(StreamRow, stream)
-            return 0 if row is None else row.position
-
-    async def append_log(self, stream: str, events: Sequence[NewEvent], before: int, after: int) -> bool:
-        """Store what was read between two positions of a log; false, and nothing stored, where another has read on from ``before``."""
-        async with self._writing() as session:
-            moved = await session.execute(
-                update(StreamRow)
-                .where(StreamRow.id == stream, StreamRow.position == before, StreamRow.finished.is_(False))
-                .values(position=after)
-                .returning(StreamRow.id)
-            )
-            if moved.first() is None:
-                return False
-            await _append(session, stream, events)
-            return True
-
-    async def append_events(self, stream: str, events: Sequence[NewEvent], *, finished: bool = False) -> None:
-        """Add to a stream; nothing is added to one that has finished."""
-        async with self._writing() as session:
-            await _append(session, stream, events, finished=finished)
-
-    async def read_events(self, stream: str, after: int, limit: int) -> StreamPage:
-        """Events with a sequence above ``after``, in order, and whether the stream ends with the last of them."""
-        async with self._reading() as session:
-            head = await session.get(StreamRow, stream)
-            if head is None:
-                return StreamPage((), finished=True)
-            rows = await session.scalars(
-                select(EventRow)
-                .where(and_(EventRow.stream == stream, EventRow.sequence > after))
-                .order_by(EventRow.sequence)
-                .limit(limit)
-            )
-            events = tuple(event_of(row) for row in rows)
-            last = events[-1].sequence if events else after
-            return StreamPage(events, finished=head.finished and last >= head.last_sequence)
-
     async def ping(self) -> None:
         """Raises where the database does not answer."""
         async with self._engine.connect() as connection:
@@ -236,33 +193,3 @@ class Store(LaunchQueries):
 
 async def _select_one(connection: AsyncConnection) -> None:
     await connection.execute(select(1))
-
-
-async def _append(
-    session: AsyncSession, stream: str, events: Sequence[NewEvent], *, finished: bool = False
-) -> None:
-    row = (
-        await session.execute(
-            update(StreamRow)
-            .where(StreamRow.id == stream, StreamRow.finished.is_(False))
-            .values(last_sequence=StreamRow.last_sequence + len(events), finished=finished)
-            .returning(StreamRow.last_sequence)
-        )
-    ).first()
-    if row is None or not events:
-        return
-    first = row.last_sequence - len(events) + 1
-    await session.execute(
-        insert(EventRow),
-        [
-            {
-                "stream": stream,
-                "sequence": first + index,
-                "kind": event.kind,
-                "phase": event.phase,
-                "text": event.text,
-                "at": event.at,
-            }
-            for index, event in enumerate(events)
-        ],
-    )
