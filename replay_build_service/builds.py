@@ -74,7 +74,14 @@ class Builds:
     """Drives the builds of one process."""
 
     def __init__(
-        self, store: BuildStore, builder: Builder, feed: EventFeed, tasks: asyncio.TaskGroup, owner: str, *, at_once: int = 2
+        self,
+        store: BuildStore,
+        builder: Builder,
+        feed: EventFeed,
+        tasks: asyncio.TaskGroup,
+        owner: str,
+        *,
+        at_once: int = 2,
     ) -> None:
         self._store = store
         self._builder = builder
@@ -238,7 +245,9 @@ class Builds:
     async def _run(self, driving: _Driving) -> RunnableImage | BuildFailure:
         build = driving.build
         if driving.is_cancelled and driving.running is None and build.status is BuildStatus.QUEUED:
-            return BuildFailure(FailureReason.CANCELLED, "The build was cancelled before it began. Open the link again.")
+            return BuildFailure(
+                FailureReason.CANCELLED, "The build was cancelled before it began. Open the link again."
+            )
         stream = build_stream(build.id)
         try:
             running = driving.running = await self._builder.start(build.job)
@@ -300,5 +309,3 @@ def _is_last_phase(record: LogRecord) -> bool:
 
 def _event_of(record: LogRecord) -> NewEvent:
     return NewEvent(record.kind, record.phase, record.text, datetime.fromtimestamp(record.at, UTC))
-
-

@@ -7,7 +7,7 @@ died goes on with its launches where it left off.
 import asyncio
 import logging
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol, assert_never
@@ -15,7 +15,6 @@ from typing import Protocol, assert_never
 from replay_build_service.builds import Builds
 from replay_build_service.domain import (
     BuildId,
-    EventKind,
     Launch,
     LaunchId,
     LaunchState,
@@ -35,19 +34,23 @@ from replay_build_service.errors import Conflict, NotFound, ReplayError, Unknown
 from replay_build_service.events import EventFeed
 from replay_build_service.policies import PolicySet
 from replay_build_service.providers.base import RepoProvider
-from replay_build_service.starts import Hub, Starts
+from replay_build_service.starts import STILL_STARTING, Hub, Starts, phase_event
 
 log = logging.getLogger(__name__)
 
 FRESH = timedelta(minutes=10)
 """How long after its image was there a launch may still be used."""
 
+RETRY_SECONDS = 5.0
+
 
 class LaunchStore(Protocol):
     """What launches ask of the database; see `replay_build_service.db.Store`."""
 
     async def create_launch(self, launch: Launch) -> Launch: ...
-    async def take_server(self, launch: Launch, expected: LaunchId | None, state: LaunchState) -> bool: ...
+    async def take_server(
+        self, launch: Launch, expected: LaunchId | None, state: LaunchState, event: NewEvent
+    ) -> bool: ...
     async def get_launch(self, launch_id: LaunchId) -> Launch | None: ...
     async def holder(self, user: str, server_name: str) -> Launch | None: ...
     async def recent_launches(self, user: str, limit: int = 10) -> Sequence[Launch]: ...
@@ -61,6 +64,7 @@ class LaunchStore(Protocol):
         failure: str | None = None,
         image: RunnableImage | None = None,
         build_id: BuildId | None = None,
+        event: NewEvent | None = None,
     ) -> bool: ...
     async def consume_launch(
         self, launch_id: LaunchId, user: str, server_name: str, max_age: timedelta
@@ -182,7 +186,7 @@ class Launches:
         )
         stored = await self._store.create_launch(launch)
         if stored.id == launch.id and stored.state is not LaunchState.CHOOSING:
-            self._see_to(stored, server)
+            self._see_to(stored, self._go_on(stored, server=server))
         return stored
 
     async def create_now(self, person: Person, wish: Wish) -> Planned:
@@ -214,9 +218,11 @@ class Launches:
             await self._end(holder.id, {LaunchState.RUNNING}, "The session has ended.")
         stored = await self._store.create_launch(launch)
         if stored.id != launch.id or stored.state is not LaunchState.STARTING:
+            # A spawn cannot wait for a choice, so none is left to be made.
+            await self._end(launch.id, {LaunchState.CHOOSING}, "Another launch held the server.")
             raise Conflict("Another launch of yours is on its way. Open or stop that one first.")
         planned = await self.plan(launch.id, person.name, wish.server_name)
-        self._tasks.create_task(self._starts.follow(planned.launch), name=f"launch {launch.id}")
+        self._see_to(planned.launch, self._starts.follow(planned.launch))
         return planned
 
     async def plan(self, launch_id: LaunchId, user: str, server_name: str) -> Planned:
@@ -252,28 +258,42 @@ class Launches:
         launch = await self.get(person, launch_id)
         if launch.state is not LaunchState.CHOOSING:
             return launch
-        if not await self._store.take_server(launch, instead_of, LaunchState.BUILDING):
+        server = await self._hub.server(person.name, launch.server_name)
+        if server.status is ServerStatus.STARTING:
+            # Asked before anything is given up, since the hub cannot stop it.
+            raise Conflict(STILL_STARTING)
+        held = await self._store.holder(person.name, launch.server_name)
+        event = phase_event(Phase.FAILED, "You launched something else instead.")
+        if not await self._store.take_server(launch, instead_of, LaunchState.BUILDING, event):
             raise Conflict("Something else has taken your server meanwhile. Look again and choose.")
         if instead_of is not None:
-            await self._say(instead_of, Phase.FAILED, "You launched something else instead.", finished=True)
+            self._feed.notify(launch_stream(instead_of))
+        if held is not None and held.image_name != launch.image_name:
+            await self._cancel_unwanted_build(held.id)
         taken = await self.get(person, launch_id)
-        self._tasks.create_task(self._drive(taken, stop_first=True), name=f"launch {launch_id}")
+        self._see_to(taken, self._go_on(taken, stop_first=True))
         return taken
 
     async def give_up(self, person: Person, launch_id: LaunchId) -> None:
-        """The person does not want this launch any more. Its build ends too where nobody else waits for it."""
-        launch = await self.get(person, launch_id)
-        match launch.state:
-            case LaunchState.BUILDING | LaunchState.CHOOSING:
-                await self._end(launch.id, {LaunchState.BUILDING, LaunchState.CHOOSING}, "You gave up this launch.")
-                if launch.build_id is not None and not await self._store.launches_waiting_for(launch.build_id):
-                    await self._builds.cancel(launch.build_id)
-            case LaunchState.STARTING | LaunchState.RUNNING:
-                await self.stop_server(person, launch.server_name)
-            case LaunchState.ENDED | LaunchState.FAILED:
-                pass
-            case _:
-                assert_never(launch.state)
+        """The person does not want this launch any more. Its build ends too where nobody else waits for it.
+
+        Raises `NotFound`, and `Conflict` or `SourceFault` where its server cannot be stopped now.
+        """
+        is_over = False
+        while not is_over:
+            launch = await self.get(person, launch_id)
+            match launch.state:
+                case LaunchState.BUILDING | LaunchState.CHOOSING:
+                    is_over = await self._end(launch.id, {launch.state}, "You gave up this launch.")
+                    if is_over:
+                        await self._cancel_unwanted_build(launch.id)
+                case LaunchState.STARTING | LaunchState.RUNNING:
+                    await self.stop_server(person, launch.server_name)
+                    is_over = True
+                case LaunchState.ENDED | LaunchState.FAILED:
+                    is_over = True
+                case _:
+                    assert_never(launch.state)
 
     async def stop_server(self, person: Person, server_name: str = "") -> None:
         """Stop the person's server, whatever it runs, and wait until it is gone."""
@@ -285,47 +305,79 @@ class Launches:
     async def recover(self) -> None:
         """Go on with the launches that an earlier process left on their way."""
         for launch in await self._store.launches_in({LaunchState.BUILDING, LaunchState.STARTING}):
-            self._tasks.create_task(self._drive(launch), name=f"launch {launch.id}")
+            self._see_to(launch, self._go_on(launch))
 
     # from here on: one launch's way
 
-    def _see_to(self, launch: Launch, server: Server) -> None:
-        self._tasks.create_task(self._drive(launch, server=server), name=f"launch {launch.id}")
+    def _see_to(self, launch: Launch, way: Coroutine[None, None, None]) -> None:
+        self._tasks.create_task(self._to_the_end(launch, way), name=f"launch {launch.id}")
 
-    async def _drive(self, launch: Launch, *, server: Server | None = None, stop_first: bool = False) -> None:
+    async def _to_the_end(self, launch: Launch, way: Coroutine[None, None, None]) -> None:
+        """Whatever goes wrong on a launch's way ends this one launch and is told; the service lives."""
         try:
-            if stop_first:
-                await self._say(launch.id, Phase.WAITING, "Stopping your running server.")
-                await self._starts.stop(launch.user, launch.server_name)
-            if launch.state is LaunchState.BUILDING:
-                image = await self._image_for(launch)
-                if not await self._store.move_launch(
-                    launch.id, {LaunchState.BUILDING}, LaunchState.STARTING, image=image
-                ):
-                    return
-                server = None
-            await self._starts.start(launch, server)
+            await way
         except ReplayError as error:
-            await self._starts.fail(launch.id, error.sentence)
+            await self._fail(launch, error.sentence)
         except Exception:
-            # A fault of our own or of the database: this one launch ends, with a number to ask about; the service lives.
             log.exception("Launch %s broke", launch.id)
-            await self._starts.fail(
-                launch.id,
-                f"Something went wrong in Replay itself. Try again; if it happens again, tell the administrators the launch's number, {launch.id}.",
+            await self._fail(
+                launch,
+                "Something went wrong in Replay itself. Try again; if it happens again, tell the administrators "
+                f"the launch's number, {launch.id}.",
             )
 
-    async def _image_for(self, launch: Launch) -> RunnableImage:
-        found = await self._builds.ensure(launch.resolved, launch.user)
-        if isinstance(found, RunnableImage):
-            return found
-        if launch.build_id != found.id:
-            await self._store.move_launch(launch.id, {LaunchState.BUILDING}, LaunchState.BUILDING, build_id=found.id)
-            await self._say(launch.id, Phase.WAITING, "Your launch waits for its build.")
-        build = await self._builds.finished(found.id)
+    async def _fail(self, launch: Launch, sentence: str) -> None:
+        """A database that does not answer now is asked again: a launch must not hang without a word."""
+        while True:
+            try:
+                return await self._starts.fail(launch.id, sentence)
+            except Exception:
+                log.exception("Could not record that launch %s failed; trying again", launch.id)
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _go_on(self, launch: Launch, *, server: Server | None = None, stop_first: bool = False) -> None:
+        if stop_first:
+            await self._say(launch.id, Phase.WAITING, "Stopping your running server.")
+            await self._starts.stop(launch.user, launch.server_name)
+        if launch.state is LaunchState.BUILDING:
+            image = await self._image_for(launch)
+            moved = image is not None and await self._store.move_launch(
+                launch.id, {LaunchState.BUILDING}, LaunchState.STARTING, image=image
+            )
+            if not moved:
+                return
+            server = None
+        await self._starts.start(launch, server)
+
+    async def _image_for(self, launch: Launch) -> RunnableImage | None:
+        """The image, once it is built; none where the launch was given up. Raises `BuildFailed`."""
+        build_id = launch.build_id
+        if build_id is None:
+            found = await self._builds.ensure(launch.resolved, launch.user)
+            if isinstance(found, RunnableImage):
+                return found
+            build_id = found.id
+            waits = phase_event(Phase.WAITING, "Your launch waits for its build.")
+            if not await self._store.move_launch(
+                launch.id, {LaunchState.BUILDING}, LaunchState.BUILDING, build_id=build_id, event=waits
+            ):
+                await self._cancel_if_unwanted(build_id)
+                return None
+            self._feed.notify(launch_stream(launch.id))
+        build = await self._builds.finished(build_id)
         if build.image is None:
             raise BuildFailed(build.failure.message if build.failure else "The build ended without an image.")
         return build.image
+
+    async def _cancel_unwanted_build(self, launch_id: LaunchId) -> None:
+        """After a launch was given up: end the build that it waited for, where nobody else waits for it."""
+        launch = await self._store.get_launch(launch_id)
+        if launch is not None and launch.build_id is not None:
+            await self._cancel_if_unwanted(launch.build_id)
+
+    async def _cancel_if_unwanted(self, build_id: BuildId) -> None:
+        if not await self._store.launches_waiting_for(build_id):
+            await self._builds.cancel(build_id)
 
     async def _resolve_wish(self, wish: Wish) -> ResolvedRef:
         spec = RepoSpec.parse(wish.repo)
@@ -340,13 +392,14 @@ class Launches:
             raise UnknownProvider(f"The provider “{spec.provider}” is switched off here.")
         return await provider.resolve(spec)
 
-    async def _end(self, launch_id: LaunchId, allowed_from: Collection[LaunchState], text: str) -> None:
-        if await self._store.move_launch(launch_id, allowed_from, LaunchState.ENDED):
-            await self._say(launch_id, Phase.FAILED, text, finished=True)
+    async def _end(self, launch_id: LaunchId, allowed_from: Collection[LaunchState], text: str) -> bool:
+        event = phase_event(Phase.FAILED, text)
+        has_ended = await self._store.move_launch(launch_id, allowed_from, LaunchState.ENDED, event=event)
+        self._feed.notify(launch_stream(launch_id))
+        return has_ended
 
-    async def _say(self, launch_id: LaunchId, phase: Phase, text: str, *, finished: bool = False) -> None:
-        event = NewEvent(EventKind.PHASE, phase, text, datetime.now(UTC))
-        await self._store.append_events(launch_stream(launch_id), [event], finished=finished)
+    async def _say(self, launch_id: LaunchId, phase: Phase, text: str) -> None:
+        await self._store.append_events(launch_stream(launch_id), [phase_event(phase, text)])
         self._feed.notify(launch_stream(launch_id))
 
 

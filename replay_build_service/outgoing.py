@@ -7,7 +7,8 @@ connection is made to one of exactly those addresses, so that a name which chang
 the connection gains nothing. An origin that the administrator lists as exempt (``scheme://host:port``, exactly) is
 asked as it is, over HTTP and at a private address too.
 
-This room knows no provider, no git and no database; it imports the domain's errors, httpx and httpcore.
+Whoever connects asks `vet`, or keeps to `checked_addresses` as `outgoing_http` does for httpx. This room connects to
+nothing itself: it imports the domain's errors and the standard library, no HTTP client, no provider and no git.
 """
 
 from __future__ import annotations
@@ -18,29 +19,24 @@ import json
 import os
 import re
 import socket
-import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Self, TypeAlias, cast
 from urllib.parse import urlsplit
 
-import httpcore
-import httpx
-
 from replay_build_service.errors import BadLink, OriginRefused, SourceFault
 
 __all__ = [
     "DEFAULT_ALLOWED_HOSTS",
-    "GuardedTransport",
+    "DEFAULT_PORTS",
     "Origin",
     "OutgoingRules",
     "Resolver",
     "VettedOrigin",
     "admit",
     "certificate_file",
-    "guarded_client",
+    "checked_addresses",
     "is_public",
     "resolve_host",
     "vet",
@@ -62,7 +58,8 @@ DEFAULT_ALLOWED_HOSTS = frozenset(
 RESOLVE_TIMEOUT = 10.0
 """Seconds that a name may take to resolve."""
 
-_DEFAULT_PORTS = {"https": 443, "http": 80}
+DEFAULT_PORTS: Mapping[str, int] = {"https": 443, "http": 80}
+"""The schemes that may be asked at all, each with the port that it means."""
 
 Resolver: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
 """From a host name and a port to the addresses it has now, in the order to try them. Raises `SourceFault`."""
@@ -92,13 +89,13 @@ class Origin:
             port, name = parts.port, parts.hostname or ""
         except ValueError as error:
             raise BadLink("The address is not a URL. It should read https://host/path.") from error
-        if parts.scheme not in _DEFAULT_PORTS:
+        if parts.scheme not in DEFAULT_PORTS:
             raise OriginRefused(f"Replay fetches over https:// only, not over “{parts.scheme[:20]}:”.")
         if "@" in parts.netloc:
             raise OriginRefused(
                 "The address holds a user name or a password. Replay sends no credentials; leave them out."
             )
-        return cls(parts.scheme, _canonical_host(name), _DEFAULT_PORTS[parts.scheme] if port is None else port)
+        return cls(parts.scheme, _canonical_host(name), DEFAULT_PORTS[parts.scheme] if port is None else port)
 
     def __str__(self) -> str:
         return f"{self.scheme}://{_bracketed(self.host)}:{self.port}"
@@ -181,7 +178,7 @@ def admit(url: str, rules: OutgoingRules) -> Origin:
     if rules.is_exempt(origin):
         return origin
     if not rules.allows(origin.host, 443 if origin.scheme == "http" and origin.port == 80 else origin.port):
-        port = "" if origin.port == _DEFAULT_PORTS[origin.scheme] else f" at port {origin.port}"
+        port = "" if origin.port == DEFAULT_PORTS[origin.scheme] else f" at port {origin.port}"
         raise OriginRefused(
             f"{origin.host}{port} is not among the hosts that this Replay fetches from. "
             "An administrator of this hub can add it."
@@ -213,11 +210,15 @@ async def vet(url: str, rules: OutgoingRules, *, resolver: Resolver = resolve_ho
     origin = admit(url, rules)
     if rules.proxy is not None and not rules.is_exempt(origin):
         return VettedOrigin(origin.scheme, origin.host, origin.port, ())
-    addresses = await _addresses(origin.host, origin.port, resolver, any_address=rules.is_exempt(origin))
+    addresses = await checked_addresses(origin.host, origin.port, resolver, any_address=rules.is_exempt(origin))
     return VettedOrigin(origin.scheme, origin.host, origin.port, addresses)
 
 
-async def _addresses(host: str, port: int, resolver: Resolver, *, any_address: bool) -> tuple[str, ...]:
+async def checked_addresses(host: str, port: int, resolver: Resolver, *, any_address: bool) -> tuple[str, ...]:
+    """What a name means now, in the order to try: all of it public, unless ``any_address``.
+
+    Raises `OriginRefused`, and `SourceFault` where the name cannot be resolved now.
+    """
     literal = _literal(host)
     addresses = (host,) if literal is not None else tuple(await resolver(host, port))
     if not addresses:
@@ -325,130 +326,3 @@ def _exempt_origin(entry: str) -> str:
 def certificate_file(rules: OutgoingRules) -> str | None:
     """The file of certificate authorities to trust, ``None`` for the system's own."""
     return rules.ca_file or os.environ.get("SSL_CERT_FILE") or None
-
-
-def _ssl_context(rules: OutgoingRules) -> ssl.SSLContext:
-    file = certificate_file(rules)
-    return httpx.create_ssl_context() if file is None else ssl.create_default_context(cafile=file)
-
-
-class _CheckedBackend(httpcore.AsyncNetworkBackend):
-    """Connects to a name's addresses only after all of them were looked at."""
-
-    def __init__(self, rules: OutgoingRules, resolver: Resolver) -> None:
-        self._rules = rules
-        self._resolver = resolver
-        # httpcore also declares a stand-in of this name, for installations that have no anyio; httpx requires anyio.
-        self._sockets = cast("httpcore.AsyncNetworkBackend", cast("Callable[[], object]", httpcore.AnyIOBackend)())
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109  httpcore's signature
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        exempt = any(self._rules.is_exempt(Origin(scheme, host, port)) for scheme in _DEFAULT_PORTS)
-        addresses = await _addresses(host, port, self._resolver, any_address=exempt)
-        failure: httpcore.ConnectError | httpcore.ConnectTimeout | None = None
-        for address in addresses:
-            try:
-                return await self._sockets.connect_tcp(address, port, timeout, local_address, socket_options)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                failure = error
-        raise failure or httpcore.ConnectError(f"{host} has no address")
-
-    async def sleep(self, seconds: float) -> None:
-        await self._sockets.sleep(seconds)
-
-
-class GuardedTransport(httpx.AsyncBaseTransport):
-    """httpx over the rule above. Each request, so each hop of a redirect too, is admitted anew.
-
-    Raises what `vet` raises and, for the rest, httpx's own errors.
-    """
-
-    def __init__(self, rules: OutgoingRules, *, resolver: Resolver = resolve_host, max_connections: int = 100) -> None:
-        self._rules = rules
-        context = _ssl_context(rules)
-        self._direct = httpcore.AsyncConnectionPool(
-            ssl_context=context,
-            max_connections=max_connections,
-            max_keepalive_connections=20,
-            keepalive_expiry=5.0,
-            network_backend=_CheckedBackend(rules, resolver),
-        )
-        self._proxied = (
-            None
-            if rules.proxy is None
-            else httpcore.AsyncHTTPProxy(rules.proxy, ssl_context=context, max_connections=max_connections)
-        )
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        origin = admit(str(request.url), self._rules)
-        pool = self._direct if self._proxied is None or self._rules.is_exempt(origin) else self._proxied
-        target = httpcore.URL(scheme=origin.scheme, host=origin.host, port=origin.port, target=request.url.raw_path)
-        with _as_httpx_errors(request):
-            answer = await pool.handle_async_request(
-                httpcore.Request(
-                    request.method,
-                    target,
-                    headers=request.headers.raw,
-                    content=cast("httpx.AsyncByteStream", request.stream),  # the only kind that an AsyncClient sends
-                    extensions=request.extensions,
-                )
-            )
-        return httpx.Response(
-            answer.status,
-            headers=answer.headers,
-            stream=_Body(answer, request),
-            # httpcore leaves the values' types open, as httpx does
-            extensions=cast("dict[str, Any]", answer.extensions),  # pyright: ignore[reportUnknownMemberType]
-        )
-
-    async def aclose(self) -> None:
-        await self._direct.aclose()
-        if self._proxied is not None:
-            await self._proxied.aclose()
-
-
-class _Body(httpx.AsyncByteStream):
-    def __init__(self, answer: httpcore.Response, request: httpx.Request) -> None:
-        self._answer = answer
-        self._request = request
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        with _as_httpx_errors(self._request):
-            async for part in self._answer.aiter_stream():
-                yield part
-
-    async def aclose(self) -> None:
-        await self._answer.aclose()
-
-
-@contextmanager
-def _as_httpx_errors(request: httpx.Request) -> Generator[None]:
-    """httpx names its transport errors as httpcore does."""
-    try:
-        yield
-    except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, httpcore.ProxyError) as error:
-        kind = getattr(httpx, type(error).__name__, httpx.TransportError)
-        raise cast("type[httpx.TransportError]", kind)(str(error), request=request) from error
-
-
-def guarded_client(
-    rules: OutgoingRules, *, resolver: Resolver = resolve_host, timeout: float = 10.0
-) -> httpx.AsyncClient:
-    """An HTTP client that keeps the rule: nothing from the environment, and no redirect followed unless a call asks for it.
-
-    httpx then drops ``Authorization`` where the host changes; other headers with secrets belong on no redirected request.
-    """
-    return httpx.AsyncClient(
-        transport=GuardedTransport(rules, resolver=resolver),
-        trust_env=False,
-        follow_redirects=False,
-        max_redirects=5,
-        timeout=timeout,
-        headers={"User-Agent": "replay-build-service"},
-    )

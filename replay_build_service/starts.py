@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Protocol, assert_never
 
 from replay_build_service.domain import (
     EventKind,
@@ -33,6 +33,14 @@ STOP_SECONDS = 60.0
 STOP_POLL_SECONDS = 0.2
 """The hub has no event for a server that is gone, so it is asked."""
 
+MOST_FAULTS = 5
+"""How often the hub's progress of one start may break off before the person is told."""
+
+LOOK_SECONDS = 0.5
+"""After progress broke off: how long until the hub is asked for it again."""
+
+STILL_STARTING = "Your server is just starting, and the hub cannot stop it before it has. Try again in a moment."
+
 
 class Hub(Protocol):
     """What launches ask of the hub; see `replay_build_service.hub.HubClient`.
@@ -42,6 +50,77 @@ class Hub(Protocol):
 
     async def server(self, user: str, server_name: str) -> Server: ...
     async def start(self, user: str, server_name: str, launch_id: LaunchId) -> None: ...
+    async def stop(self, user: str, server_name: str) -> None: ...
+    def progress(self, user: str, server_name: str) -> AsyncIterator[StartProgress]: ...
+
+
+class StartStore(Protocol):
+    """What starts ask of the database; see `replay_build_service.db.Store`."""
+
+    async def get_launch(self, launch_id: LaunchId) -> Launch | None: ...
+    async def move_launch(
+        self,
+        launch_id: LaunchId,
+        allowed_from: Collection[LaunchState],
+        to: LaunchState,
+        *,
+        failure: str | None = None,
+        event: NewEvent | None = None,
+    ) -> bool: ...
+    async def append_events(self, stream: str, events: Sequence[NewEvent], *, finished: bool = False) -> None: ...
+
+
+class Starts:
+    """Starts and stops servers for launches."""
+
+    def __init__(self, store: StartStore, hub: Hub, feed: EventFeed) -> None:
+        self._store = store
+        self._hub = hub
+        self._feed = feed
+
+    async def start(self, launch: Launch, server: Server | None) -> None:
+        """Have the hub start the server of a launch whose image is there, and follow it.
+
+        ``server`` is what the hub said a moment ago, if anybody asked. A start that an earlier process had asked for is followed.
+        """
+        await self._say(launch.id, Phase.LAUNCHING, "Starting your server.")
+        server = server or await self._hub.server(launch.user, launch.server_name)
+        if server.status is ServerStatus.STOPPING:
+            await self._say(launch.id, Phase.LAUNCHING, "Waiting for your last server to stop.")
+            await self._until_stopped(launch.user, launch.server_name)
+            server = Server(ServerStatus.ABSENT)
+        if server.status is ServerStatus.ABSENT:
+            current = await self._store.get_launch(launch.id)
+            if current is not None and current.consumed_at is not None:
+                raise Conflict("The server of this launch has stopped before it was ready. Open the link again.")
+            await self._hub.start(launch.user, launch.server_name, launch.id)
+        elif server.launch_id != launch.id:
+            raise Conflict("Another server of yours was started meanwhile. Open the link again to choose.")
+        await self.follow(launch)
+
+    async def follow(self, launch: Launch) -> None:
+        """Turn the hub's progress into events until the server is ready or has failed.
+
+        Progress that breaks off is no fact about the server: the hub is asked for that, and followed again.
+        """
+        for faults_left in reversed(range(MOST_FAULTS)):
+            try:
+                async for progress in self._hub.progress(launch.user, launch.server_name):
+                    if progress.failed:
+                        await self.fail(launch.id, progress.message or "The server could not be started.")
+                        return
+                    if progress.ready:
+                        break
+                    if progress.message:
+                        await self._say(launch.id, Phase.LAUNCHING, progress.message)
+            except SourceFault:
+                if not faults_left:
+                    raise
+            if await self._has_ended_well_or_not(launch):
+                return
+            await asyncio.sleep(LOOK_SECONDS)
+        raise SourceFault("The hub does not say how the start of your server goes. Open the link again in a moment.")
+
     async def stop(self, user: str, server_name: str) -> None: ...
     def progress(self, user: str, server_name: str) -> AsyncIterator[StartProgress]: ...
 
@@ -110,7 +189,7 @@ class Starts:
         if server.status is ServerStatus.ABSENT:
             return
         if server.status is ServerStatus.STARTING:
-            raise Conflict("Your server is just starting, and the hub cannot stop it before it has. Try again in a moment.")
+            raise Conflict(STILL_STARTING)
         if server.status is ServerStatus.READY:
             await self._hub.stop(user, server_name)
         await self._until_stopped(user, server_name)
@@ -123,14 +202,25 @@ class Starts:
             log.info("Launch %s failed: %s", launch_id, sentence)
             self._feed.notify(launch_stream(launch_id))
 
-    async def _become_ready(self, launch: Launch) -> None:
+    async def _has_ended_well_or_not(self, launch: Launch) -> bool:
+        """Put on record what the hub says of the server now; false while it is still starting."""
         server = await self._hub.server(launch.user, launch.server_name)
-        if server.status is not ServerStatus.READY or server.launch_id != launch.id:
-            await self.fail(launch.id, "The server that started is not of this launch. Open the link again.")
-            return
-        event = phase_event(Phase.READY, server.url + launch.urlpath)
-        if await self._store.move_launch(launch.id, {LaunchState.STARTING}, LaunchState.RUNNING, event=event):
-            self._feed.notify(launch_stream(launch.id))
+        if server.status is ServerStatus.ABSENT:
+            raise Conflict("The server of this launch has stopped before it was ready. Open the link again.")
+        if server.launch_id != launch.id:
+            raise Conflict("Another server of yours was started meanwhile. Open the link again to choose.")
+        match server.status:
+            case ServerStatus.STARTING:
+                return False
+            case ServerStatus.STOPPING:
+                raise Conflict("The server of this launch was stopped before it was ready. Open the link again.")
+            case ServerStatus.READY:
+                event = phase_event(Phase.READY, server.url + launch.urlpath)
+                if await self._store.move_launch(launch.id, {LaunchState.STARTING}, LaunchState.RUNNING, event=event):
+                    self._feed.notify(launch_stream(launch.id))
+                return True
+            case _:
+                assert_never(server.status)
 
     async def _until_stopped(self, user: str, server_name: str) -> None:
         try:

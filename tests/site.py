@@ -8,11 +8,12 @@ import os
 import secrets
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -20,16 +21,45 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 import psutil
+import pytest
 
 from demo.checkin import CheckinStandIn
 from demo.git_server import GitServer
 from demo.people import ADA, Person
 from tests.login_fixtures import Visitor, free_ports
-from tests.requirements import ROOT
+from tests.requirements import HUB55_PYTHON, ROOT
 
 START_SECONDS = 60
 UV_CACHE = os.environ.get("UV_CACHE_DIR", str(Path.home() / ".cache" / "uv"))
 """Shared by all sites: wheels are fetched once for a machine."""
+
+
+HUBS = [
+    pytest.param(sys.executable, id="hub-6"),
+    pytest.param(str(HUB55_PYTHON), id="hub-5.5", marks=pytest.mark.needs("hub55")),
+]
+"""The interpreters of the supported versions of JupyterHub, to parametrize by."""
+
+# An ordinary server of the hub's, which tells how it was started.
+_ORDINARY_SERVER = """
+import http.server, json, os, sys, urllib.parse
+where = urllib.parse.urlsplit(os.environ["JUPYTERHUB_SERVICE_URL"])
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.send_header("X-Ordinary-Server", "yes"); self.end_headers()
+        told = {"environment": dict(os.environ), "argv": sys.orig_argv, "cwd": os.getcwd()}
+        self.wfile.write(json.dumps(told).encode())
+    def log_message(self, *args): pass
+http.server.ThreadingHTTPServer((where.hostname, where.port), Answer).serve_forever()
+"""
+
+ORDINARY_SERVERS = f"""
+import os as _os
+c.Spawner.cmd = [{sys.executable!r}, "-c", {_ORDINARY_SERVER!r}]
+c.Spawner.args = []
+c.SimpleLocalProcessSpawner.home_dir_template = _os.path.join(_os.getcwd(), "homes", "{{username}}")
+"""
+"""Configuration for an ordinary server that starts at once and tells how it was started; for `Site.ordinary_server`."""
 
 
 @dataclass(frozen=True)
@@ -120,14 +150,7 @@ c.JupyterHub.load_roles.append({{
             self.until_it_answers(address)
 
     def until_it_answers(self, address: str) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            with suppress(httpx.TransportError):
-                if httpx.get(address).status_code == 200:
-                    return
-            if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"{address} does not answer:\n{self.log[-6000:]}")
-            time.sleep(0.05)
+        until_it_answers(address, self._process, self.folder / "hub.log")
 
     def stop(self, *, signal_number: int = signal.SIGTERM) -> list[psutil.Process]:
         """End the hub; returns what still ran of it afterwards (servers that are to outlive it, say), without killing it."""
@@ -161,24 +184,49 @@ c.JupyterHub.load_roles.append({{
 
     def repository(self, name: str, files: Mapping[str, str], *, executable: tuple[str, ...] = ()) -> Repo:
         """A new commit with exactly these files on ``main`` of a bare repository that the git server serves."""
-        work = self.folder / "work" / name
-        bare = self.git.root / f"{name}.git"
-        if not bare.exists():
-            work.mkdir(parents=True)
-            _git(work, "init", "-q", "-b", "main")
-            subprocess.run(["git", "init", "-q", "--bare", "-b", "main", str(bare)], check=True)
-        for old in work.iterdir():
-            if old.name != ".git":
-                shutil.rmtree(old) if old.is_dir() else old.unlink()
-        for path, text in files.items():
-            (work / path).parent.mkdir(parents=True, exist_ok=True)
-            (work / path).write_text(text)
-            if path in executable:
-                (work / path).chmod(0o755)
-        _git(work, "add", "-A")
-        _git(work, "commit", "-q", "--allow-empty", "-m", "a commit")
-        _git(work, "push", "-q", str(bare), "main")
-        return Repo(name, f"{self.git.url.rstrip('/')}/{name}.git", _git(work, "rev-parse", "HEAD"))
+        return make_repository(self.git, self.folder / "work" / name, name, files, executable=executable)
+
+    def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """What the service's database answers."""
+        with closing(sqlite3.connect(self.state / "replay.sqlite", timeout=30)) as database, database:
+            return database.execute(query, values).fetchall()
+
+    def waiting_launch(self, person: Person, like: str, *, hub_asked_ago: str = "0 seconds") -> str:
+        """A launch as it is in the moment when the hub is asked for its server: built and not used. A copy of another one."""
+        launch_id = secrets.token_hex(16)
+        changed = {
+            "id": "?",
+            "user": "?",
+            "state": "'starting'",
+            "consumed_at": "NULL",
+            "ended_at": "NULL",
+            "starting_at": f"strftime('%Y-%m-%d %H:%M:%f', 'now', '-{hub_asked_ago}')",
+        }
+        names = [name for _, name, *_ in self.rows("PRAGMA table_info(launches)")]
+        quoted = ", ".join(f'"{name}"' for name in names)
+        values = ", ".join(changed.get(name, f'"{name}"') for name in names)
+        self.rows(
+            f"INSERT INTO launches ({quoted}) SELECT {values} FROM launches WHERE id = ?", launch_id, person.voperson_id, like
+        )
+        return launch_id
+
+    def session_folders(self) -> list[str]:
+        """The folders of sessions, by launch."""
+        folder = self.state / "sessions"
+        return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+    def ask_for_server(self, person: Person, options: object = None, *, body: str | None = None) -> httpx.Response:
+        """``POST …/server`` to the hub's API; without options it is a plain “Start My Server”."""
+        content = body if body is not None else None if options is None else json.dumps(options)
+        return self.admin("POST", f"/users/{person.voperson_id}/server", content=content)
+
+    def ordinary_server(self, person: Person) -> dict[str, Any]:
+        """How the person's ordinary server was started: its ``environment``, ``argv`` and ``cwd``."""
+        server = self.server(person)
+        assert server is not None, "there is no server"
+        answer = httpx.get(f"{self.url}{server['url']}how-it-was-started")
+        assert answer.headers.get("X-Ordinary-Server") == "yes", f"this is no ordinary server: {answer.text[:200]}"
+        return answer.json()
 
     def admin(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         """The hub's REST API, as an administrator."""
@@ -294,6 +342,41 @@ class Sites:
     def __exit__(self, *error: object) -> None:
         for site in self._sites:
             site.close()
+
+
+def until_it_answers(address: str, process: "subprocess.Popen[bytes] | None", log: Path) -> None:
+    """Return once the address answers 200; fail with the log where the process ends or time runs out."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        with suppress(httpx.TransportError):
+            if httpx.get(address).status_code == 200:
+                return
+        if process is None or process.poll() is not None or time.monotonic() > deadline:
+            raise AssertionError(f"{address} does not answer:\n{log.read_text(errors='replace')[-6000:]}")
+        time.sleep(0.05)
+
+
+def make_repository(
+    git: GitServer, work: Path, name: str, files: Mapping[str, str], *, executable: tuple[str, ...] = ()
+) -> Repo:
+    """A new commit with exactly these files on ``main`` of a bare repository that ``git`` serves; ``work`` is its checkout."""
+    bare = git.root / f"{name}.git"
+    if not bare.exists():
+        work.mkdir(parents=True)
+        _git(work, "init", "-q", "-b", "main")
+        subprocess.run(["git", "init", "-q", "--bare", "-b", "main", str(bare)], check=True)
+    for old in work.iterdir():
+        if old.name != ".git":
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+    for path, text in files.items():
+        (work / path).parent.mkdir(parents=True, exist_ok=True)
+        (work / path).write_text(text)
+        if path in executable:
+            (work / path).chmod(0o755)
+    _git(work, "add", "-A")
+    _git(work, "commit", "-q", "--allow-empty", "-m", "a commit")
+    _git(work, "push", "-q", str(bare), "main")
+    return Repo(name, f"{git.url.rstrip('/')}/{name}.git", _git(work, "rev-parse", "HEAD"))
 
 
 @contextmanager

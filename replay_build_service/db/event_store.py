@@ -62,9 +62,7 @@ class EventQueries:
             return StreamPage(events, finished=head.finished and last >= head.last_sequence)
 
 
-async def append(
-    session: AsyncSession, stream: str, events: Sequence[NewEvent], *, finished: bool = False
-) -> None:
+async def append(session: AsyncSession, stream: str, events: Sequence[NewEvent], *, finished: bool = False) -> None:
     """Add events to a stream within a transaction that does more. Nothing is added to one that has finished."""
     row = (
         await session.execute(

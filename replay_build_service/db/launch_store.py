@@ -46,9 +46,7 @@ class LaunchQueries:
             session.add(StreamRow(id=launch_stream(launch.id), last_sequence=0, position=0, finished=False))
             return launch_of(row)
 
-    async def take_server(
-        self, launch: Launch, expected: LaunchId | None, state: LaunchState, event: NewEvent
-    ) -> bool:
+    async def take_server(self, launch: Launch, expected: LaunchId | None, state: LaunchState, event: NewEvent) -> bool:
         """A launch that was choosing takes the server from ``expected``; false where that is not its holder any more.
 
         The launch that held it is ended, whatever it was doing; ``event`` is the last of its stream.
@@ -133,7 +131,9 @@ class LaunchQueries:
                 await append(session, launch_stream(launch_id), [event], finished=is_last)
             return True
 
-    async def consume_launch(self, launch_id: LaunchId, user: str, server_name: str, max_age: timedelta) -> Launch | None:
+    async def consume_launch(
+        self, launch_id: LaunchId, user: str, server_name: str, max_age: timedelta
+    ) -> Launch | None:
         """Use a launch up: once, by its own person, for its own server, while it is fresh. Otherwise ``None``."""
         now = datetime.now(UTC)
         async with self._writing() as session:

@@ -95,7 +95,9 @@ class Store(LaunchQueries, EventQueries):
 
     async def unfinished_builds(self) -> Sequence[Build]:
         async with self._reading() as session:
-            rows = await session.scalars(select(BuildRow).where(BuildRow.active.is_(True)).order_by(BuildRow.created_at))
+            rows = await session.scalars(
+                select(BuildRow).where(BuildRow.active.is_(True)).order_by(BuildRow.created_at)
+            )
             return [build_of(row) for row in rows]
 
     async def known_build_ids(self) -> frozenset[BuildId]:
@@ -180,9 +182,7 @@ class Store(LaunchQueries, EventQueries):
     async def launches_waiting_for(self, build_id: BuildId) -> int:
         """How many launches wait for this build."""
         async with self._reading() as session:
-            count = select(func.count()).where(
-                LaunchRow.build_id == build_id, LaunchRow.state == LaunchState.BUILDING
-            )
+            count = select(func.count()).where(LaunchRow.build_id == build_id, LaunchRow.state == LaunchState.BUILDING)
             return await session.scalar(count) or 0
 
     async def ping(self) -> None:

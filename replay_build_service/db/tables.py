@@ -74,7 +74,11 @@ class BuildRow(ResolvedColumns, Base):
     recipe: Mapped[str] = mapped_column(Text)
     requested_by: Mapped[str] = mapped_column(
         String(255),
-        info={"personal": Personal("who asked for a build first, to answer questions about it", "as long as the build's record")},
+        info={
+            "personal": Personal(
+                "who asked for a build first, to answer questions about it", "as long as the build's record"
+            )
+        },
     )
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
@@ -120,7 +124,12 @@ class LaunchRow(ResolvedColumns, Base):
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     user: Mapped[str] = mapped_column(
-        String(255), info={"personal": Personal("whose launch it is: access, one server at a time, “my last launches”", "as long as the launch's record")}
+        String(255),
+        info={
+            "personal": Personal(
+                "whose launch it is: access, one server at a time, “my last launches”", "as long as the launch's record"
+            )
+        },
     )
     server_name: Mapped[str] = mapped_column(String(255))
     image_name: Mapped[str] = mapped_column(String(512))
@@ -128,14 +137,23 @@ class LaunchRow(ResolvedColumns, Base):
     image_location: Mapped[str | None] = mapped_column(Text)
     build_id: Mapped[str | None] = mapped_column(String(32), index=True)
     vo: Mapped[str] = mapped_column(
-        String(255), info={"personal": Personal("for which virtual organisation it runs: policy and accounting", "as long as the launch's record")}
+        String(255),
+        info={
+            "personal": Personal(
+                "for which virtual organisation it runs: policy and accounting", "as long as the launch's record"
+            )
+        },
     )
     urlpath: Mapped[str] = mapped_column(
         Text, info={"personal": Personal("what to open in the session", "as long as the launch's record")}
     )
     state: Mapped[str] = mapped_column(String(16), index=True)
     created_at: Mapped[datetime] = mapped_column(
-        info={"personal": Personal("when it was asked for: “my last launches”, freshness", "as long as the launch's record")}
+        info={
+            "personal": Personal(
+                "when it was asked for: “my last launches”, freshness", "as long as the launch's record"
+            )
+        }
     )
     starting_at: Mapped[datetime | None]
     """When its image was there and the hub was asked; from then on it is fresh for a while."""
@@ -150,7 +168,9 @@ class ActiveServerRow(Base):
     __tablename__ = "active_servers"
 
     user: Mapped[str] = mapped_column(
-        String(255), primary_key=True, info={"personal": Personal("one server at a time", "until another launch takes its place")}
+        String(255),
+        primary_key=True,
+        info={"personal": Personal("one server at a time", "until another launch takes its place")},
     )
     server_name: Mapped[str] = mapped_column(String(255), primary_key=True)
     launch_id: Mapped[str] = mapped_column(String(32))

@@ -113,7 +113,9 @@ class PlainHandler(web.RequestHandler):
                 message = "Something went wrong in Replay itself. Try again; if it happens again, tell the administrators this number."
         self.set_status(status)
         log.info("Error %s: %s %s answered %s: %s", number, self.request.method, self.request.path, status, message)
-        return Refusal(error=responses.get(status, "error").lower().replace(" ", "_"), message=message, id=number, nearest=nearest)
+        return Refusal(
+            error=responses.get(status, "error").lower().replace(" ", "_"), message=message, id=number, nearest=nearest
+        )
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         """Our own errors are answers, not accidents: one line, written by `explained`, without a trace."""
@@ -141,7 +143,9 @@ class HubHandler(HubOAuthenticated, PlainHandler):  # pyright: ignore[reportInco
             try:
                 self.check_hub_user(model)
             except UserNotAllowed as error:
-                raise web.HTTPError(403, "You may not use Replay on this hub. Its administrators can change that.") from error
+                raise web.HTTPError(
+                    403, "You may not use Replay on this hub. Its administrators can change that."
+                ) from error
         self._hub_auth_user_cache = model
         self.current_user = model
         if model is None:

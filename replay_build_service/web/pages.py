@@ -166,5 +166,3 @@ class NoSuchPage(PageHandler):
     async def prepare(self) -> None:
         self.current_user = self._hub_auth_user_cache = None
         raise web.HTTPError(404, "There is no such page. Go to Replay's home, or open the link again.")
-
-

@@ -9,7 +9,9 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from itertools import takewhile
 
 from tornado import web
 from tornado.iostream import StreamClosedError
@@ -18,7 +20,6 @@ from replay_build_service.domain import (
     BuildId,
     Event,
     LaunchId,
-    LaunchState,
     Phase,
     build_stream,
     launch_stream,
@@ -48,15 +49,16 @@ class _StreamHandler(ApiHandler):
         if self._task is not None:
             self._task.cancel()
 
-    async def send(self, frames: AsyncIterator[list[bytes]]) -> None:
+    async def send(self, frames: AsyncGenerator[list[bytes]]) -> None:
         self.set_header("Content-Type", "text/event-stream")
         self.set_header("X-Accel-Buffering", "no")
         self._task = asyncio.current_task()
         try:
             await self.flush()
-            async for batch in frames:
-                self.write(b"".join(batch) if batch else b": still here\n\n")
-                await self.flush()
+            async with aclosing(frames):
+                async for batch in frames:
+                    self.write(b"".join(batch) if batch else b": still here\n\n")
+                    await self.flush()
         except (StreamClosedError, asyncio.CancelledError):
             log.debug("A watcher of %s left", self.request.path)
             raise web.Finish() from None
@@ -78,44 +80,41 @@ class LaunchEvents(_StreamHandler):
         part, sequence = self.last_seen()
         await self.send(self._frames(launch.id, part, sequence))
 
-    async def _frames(self, launch_id: LaunchId, part: str, sequence: int) -> AsyncIterator[list[bytes]]:
+    async def _frames(self, launch_id: LaunchId, part: str, sequence: int) -> AsyncGenerator[list[bytes]]:
         feed, stream = self.site.feed, launch_stream(launch_id)
-        before = sequence if part == "w" else 0
-        launch = await self.site.launches.get(self.person, launch_id)
-        if part == "w" and launch.build_id is None and launch.state in {LaunchState.BUILDING, LaunchState.CHOOSING}:
-            async for frames in feed.follow(stream, before):
-                if frames:
-                    yield frames
-                    before += len(frames)
-                    launch = await self.site.launches.get(self.person, launch_id)
-                    if launch.build_id is not None or launch.state is not LaunchState.BUILDING:
+        told = sequence if part in {"w", "l"} else 0
+        if part == "w":
+            async with aclosing(feed.follow(stream, told)) as followed:
+                async for frames in followed:
+                    # What comes after the build must wait for it, also where a late reader gets both at once.
+                    due = list(takewhile(_is_before_build, frames))
+                    told += len(due)
+                    if due or not frames:
+                        yield due
+                    if len(due) < len(frames) or await self._build_of(launch_id):
                         break
-                else:
+        build_id = None if part == "l" else await self._build_of(launch_id)
+        if build_id is not None:
+            async with aclosing(feed.follow(build_stream(build_id), sequence if part == "b" else 0)) as followed:
+                async for frames in followed:
                     yield frames
-        own_before = await self._waiting_events(stream)
-        if part == "w" and before < own_before:
-            async for frames in feed.follow(stream, before):
-                due = frames[: own_before - before]
-                yield due
-                before += len(due)
-                if before >= own_before:
-                    break
-        if part in {"w", "b"} and launch.build_id is not None:
-            async for frames in feed.follow(build_stream(launch.build_id), sequence if part == "b" else 0):
+        if part == "b":
+            told = await self._before_build(stream)
+        async with aclosing(feed.follow(stream, told)) as followed:
+            async for frames in followed:
                 yield frames
-        after = sequence if part == "l" else max(before, own_before)
-        async for frames in feed.follow(stream, after):
-            yield frames
 
-    async def _waiting_events(self, stream: str) -> int:
+    async def _build_of(self, launch_id: LaunchId) -> BuildId | None:
+        return (await self.site.launches.get(self.person, launch_id)).build_id
+
+    async def _before_build(self, stream: str) -> int:
         """How many of the launch's own events come before its build."""
         page = await self.site.store.read_events(stream, 0, 100)
-        count = 0
-        for event in page.events:
-            if event.phase is not Phase.WAITING:
-                break
-            count += 1
-        return count
+        return len(list(takewhile(lambda event: event.phase is Phase.WAITING, page.events)))
+
+
+def _is_before_build(frame: bytes) -> bool:
+    return frame.startswith(b"id: w")
 
 
 class BuildEvents(_StreamHandler):
@@ -126,5 +125,3 @@ class BuildEvents(_StreamHandler):
             raise web.HTTPError(404, "There is no such build.")
         part, sequence = self.last_seen()
         await self.send(self.site.feed.follow(build_stream(BuildId(build_id)), sequence if part == "b" else 0))
-
-

@@ -166,7 +166,7 @@ async def test_a_listing_without_end_is_cut_off(
     ],
 )
 async def test_what_may_not_be_asked_never_reaches_git(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(git, "_remote_git", None)
+    monkeypatch.setattr(git, "run_remote", None)
     with pytest.raises((BadLink, OriginRefused)):
         await list_refs(url, OutgoingRules())
 

@@ -15,17 +15,16 @@ from hypothesis import strategies as st
 
 from replay_build_service.errors import BadLink, OriginRefused, ReplayError, SourceFault
 from replay_build_service.outgoing import (
-    GuardedTransport,
     Origin,
     OutgoingRules,
     Resolver,
     VettedOrigin,
     admit,
-    guarded_client,
     is_public,
     resolve_host,
     vet,
 )
+from replay_build_service.outgoing_http import GuardedTransport, guarded_client
 
 
 @pytest.mark.parametrize(

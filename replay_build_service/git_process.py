@@ -1,0 +1,257 @@
+"""git as a guarded subprocess: what it is told, what it may do, what it says, and how it ends.
+
+git itself speaks the protocol, because it is what every server is tested against. What it may do is narrowed: nothing
+from the machine's or the user's configuration, no prompt, no credential, no hook, no filter, no transport but HTTP(S),
+no redirect that was not looked at, and a connection to exactly the addresses that `outgoing.vet` checked
+(``http.curloptResolve``, git 2.37; an older git is refused, because it would ignore that setting and ask DNS again).
+Each command runs in a process group of its own, which ends with the call.
+
+This room runs one git command and reads its answer. Which commands make up a question, and when one is asked again,
+is the business of `git`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import shutil
+import signal
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from pathlib import Path
+
+from replay_build_service.errors import RefNotFound, Refused, RepositoryNotFound, SourceFault
+from replay_build_service.outgoing import Origin, OutgoingRules, VettedOrigin, certificate_file
+
+__all__ = [
+    "Moved",
+    "NotBySha",
+    "connection_options",
+    "require_git",
+    "run_local",
+    "run_remote",
+    "without_scheme",
+]
+
+logger = logging.getLogger(__name__)
+
+_MAX_MESSAGES = 64 * 1024
+"""Bytes of what git complains that are kept, the last ones; a local command may print as many."""
+_SILENCE = 60
+"""Seconds without a byte after which git itself gives up, so that it ends even where this process was killed."""
+
+_OLDEST_GIT = (2, 37)
+_git_versions: dict[str, tuple[int, ...]] = {}
+
+
+class Moved(Exception):
+    """The server answered with a redirect, which git was told not to follow."""
+
+
+class NotBySha(Exception):
+    """The server hands out advertised commits only (git's protocol before version 2)."""
+
+
+async def require_git() -> None:
+    """Raises `SourceFault` where there is no git, or one that could not be kept to vetted addresses."""
+    path = shutil.which("git")
+    if path is None:
+        raise SourceFault("This Replay has no git and cannot fetch repositories. Tell an administrator of this hub.")
+    if path not in _git_versions:
+        async with _running(("version",), _environment(None), Path("/")) as process:
+            output, _, _ = await _read(process, _MAX_MESSAGES)
+        _git_versions[path] = tuple(int(number) for number in re.findall(r"\d+", output)[:2])
+    if _git_versions[path] < _OLDEST_GIT:
+        raise SourceFault(
+            "The git of this Replay is older than 2.37 and cannot be used. Tell an administrator of this hub."
+        )
+
+
+async def run_remote(
+    command: Sequence[str],
+    address: str,
+    rules: OutgoingRules,
+    *,
+    folder: Path | None = None,
+    max_output: int = _MAX_MESSAGES,
+) -> str:
+    """What a command that asks the server at ``address`` prints; ``max_output`` in bytes.
+
+    ``command`` begins with the `connection_options` for that address; ``folder`` is the repository that it works in.
+
+    Raises `Moved` and `NotBySha` for whoever can ask otherwise, and `RepositoryNotFound`, `RefNotFound`, `Refused` (too
+    much output, or a server without git's smart protocol) and `SourceFault`.
+    """
+    # Without a repository of its own, git must not take up one (and its configuration) from where this process stands.
+    environment = _environment(rules) | ({"GIT_DIR": os.devnull} if folder is None else {})
+    async with _running(command, environment, folder or Path("/")) as process:
+        output, messages, whole = await _read(process, max_output)
+    if not whole:
+        limit = max_output // (1024 * 1024)
+        raise Refused(
+            f"{without_scheme(address)} lists more than {limit} MB of branches and tags. Use a full commit SHA instead."
+        )
+    if process.returncode == 0:
+        return output
+    logger.info("git failed for %s: %r", address, messages[-2000:])
+    raise _failure(messages, address)
+
+
+async def run_local(folder: Path, *command: str) -> str | None:
+    """What a command that asks nobody prints; ``None`` where it fails."""
+    async with _running(command, _environment(None), folder) as process:
+        output, messages, whole = await _read(process, _MAX_MESSAGES)
+    if process.returncode == 0 and whole:
+        return output
+    logger.info("git %s failed: %r", command[0], messages[-2000:])
+    return None
+
+
+# ---- what git is told
+
+
+def connection_options(origin: VettedOrigin, rules: OutgoingRules) -> tuple[str, ...]:
+    """What keeps git's connections to the addresses that were vetted, or to the proxy that resolves the name."""
+    settings = {
+        "http.followRedirects": "false",
+        "http.proxy": "" if origin.addresses else rules.proxy or "",
+        "http.lowSpeedLimit": "1",
+        "http.lowSpeedTime": str(_SILENCE),
+        "fetch.uriProtocols": "",
+        "transfer.bundleURI": "false",
+    }
+    if origin.addresses and ":" not in origin.host:
+        addresses = ",".join(f"[{address}]" if ":" in address else address for address in origin.addresses)
+        settings["http.curloptResolve"] = f"{origin.host}:{origin.port}:{addresses}"
+    return tuple(part for name, value in settings.items() for part in ("-c", f"{name}={value}"))
+
+
+_ALWAYS = tuple(
+    part
+    for setting in (
+        "credential.helper=",
+        "core.askPass=",
+        f"core.hooksPath={os.devnull}",
+        f"core.attributesFile={os.devnull}",
+        "core.fsmonitor=false",
+        "submodule.recurse=false",
+        "maintenance.auto=false",
+        "gc.auto=0",
+        "init.defaultBranch=main",
+    )
+    for part in ("-c", setting)
+)
+
+
+def _environment(rules: OutgoingRules | None) -> dict[str, str]:
+    """Only what is listed here; ``rules`` are for commands that ask a server."""
+    environment = {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": os.devnull,
+        "XDG_CONFIG_HOME": os.devnull,
+        "LC_ALL": "C",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_ATTR_NOSYSTEM": "1",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ASKPASS": "",
+        "GIT_NO_LAZY_FETCH": "1",
+        "GIT_ALLOW_PROTOCOL": "none" if rules is None else "http:https",
+    }
+    if rules is not None:
+        authorities = certificate_file(rules) or os.environ.get("GIT_SSL_CAINFO")
+        if authorities:
+            environment["GIT_SSL_CAINFO"] = authorities
+    return environment
+
+
+# ---- what git says
+
+
+def _failure(messages: str, address: str) -> Exception:
+    said = [line for line in messages.splitlines() if line.startswith(("fatal: ", "error: "))]
+    text = "\n".join(said)
+    name, host = without_scheme(address), Origin.of_url(address).host
+    gone = RepositoryNotFound(f"There is no public repository at {name}. It is gone, private or misspelt.")
+    status = re.search(r"The requested URL returned error: (\d{3})", text)
+    match status and int(status[1]):
+        case 301 | 302 | 303 | 307 | 308:
+            return Moved()
+        case 401 | 404 | 410:
+            return gone
+        case int(code):
+            return SourceFault(f"{host} did not answer properly for {name} (HTTP {code}). Try again later.")
+        case None:
+            pass
+    if "not our ref" in text or "couldn't find remote ref" in text:
+        return RefNotFound(f"The repository {name} has no such commit.")
+    if "unadvertised object" in text:
+        return NotBySha()
+    if "dumb http transport" in text:
+        return Refused(f"{host} serves {name} as plain files. Replay needs a server that speaks git's smart protocol.")
+    if re.search(
+        r"could not read Username|Authentication failed|repository '.*' not found|is this a git repository", text
+    ):
+        return gone
+    return SourceFault(f"{host} could not be asked for {name}. Try again later.")
+
+
+def without_scheme(url: str) -> str:
+    """An address as sentences name it: ``example.org/owner/name``."""
+    return url.partition("://")[2].removesuffix("/")
+
+
+# ---- the process
+
+
+@contextlib.asynccontextmanager
+async def _running(command: Sequence[str], environment: Mapping[str, str], folder: Path) -> AsyncGenerator[Process]:
+    """A git process in a group of its own; nothing of the group outlives the block, however it is left."""
+    process = await asyncio.create_subprocess_exec(
+        "git",
+        *_ALWAYS,
+        *command,
+        stdin=DEVNULL,
+        stdout=PIPE,
+        stderr=PIPE,
+        env=environment,
+        cwd=folder,
+        start_new_session=True,
+    )
+    try:
+        yield process
+        await process.wait()
+    finally:
+        if process.returncode is None:
+            _end(process)
+            await process.communicate()
+
+
+def _end(process: Process) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it ended by itself in between
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+async def _read(process: Process, max_output: int) -> tuple[str, str, bool]:
+    """What it prints and what it complains, and whether that is all: a process that prints more is ended."""
+    if process.stdout is None or process.stderr is None:
+        raise ValueError("The process was started without pipes.")
+    output, messages = bytearray(), bytearray()
+
+    async def read_messages(stream: asyncio.StreamReader) -> None:
+        while part := await stream.read(65536):
+            messages.extend(part)
+            del messages[:-_MAX_MESSAGES]
+
+    async with asyncio.TaskGroup() as readers:
+        readers.create_task(read_messages(process.stderr))
+        while part := await process.stdout.read(65536):
+            output.extend(part)
+            if len(output) > max_output:
+                _end(process)
+                break
+    whole = len(output) <= max_output
+    return output.decode(errors="replace") if whole else "", messages.decode(errors="replace"), whole

@@ -1,0 +1,156 @@
+"""httpx kept to the rule of `replay_build_service.outgoing`: every request, every hop of a redirect, every connection.
+
+The transport admits each request anew, and its connections go to addresses that were checked for that very connection.
+This room knows how httpx connects and nothing of what is asked: no provider, no git, no database. What may be reached
+is not decided here.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Callable, Generator, Iterable
+from contextlib import contextmanager
+from typing import Any, cast
+
+import httpcore
+import httpx
+
+from replay_build_service.outgoing import (
+    DEFAULT_PORTS,
+    Origin,
+    OutgoingRules,
+    Resolver,
+    admit,
+    certificate_file,
+    checked_addresses,
+    resolve_host,
+)
+
+__all__ = ["GuardedTransport", "guarded_client"]
+
+
+def _ssl_context(rules: OutgoingRules) -> ssl.SSLContext:
+    file = certificate_file(rules)
+    return httpx.create_ssl_context() if file is None else ssl.create_default_context(cafile=file)
+
+
+class _CheckedBackend(httpcore.AsyncNetworkBackend):
+    """Connects to a name's addresses only after all of them were looked at."""
+
+    def __init__(self, rules: OutgoingRules, resolver: Resolver) -> None:
+        self._rules = rules
+        self._resolver = resolver
+        # httpcore also declares a stand-in of this name, for installations that have no anyio; httpx requires anyio.
+        self._sockets = cast("httpcore.AsyncNetworkBackend", cast("Callable[[], object]", httpcore.AnyIOBackend)())
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109  httpcore's signature
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        exempt = any(self._rules.is_exempt(Origin(scheme, host, port)) for scheme in DEFAULT_PORTS)
+        addresses = await checked_addresses(host, port, self._resolver, any_address=exempt)
+        failure: httpcore.ConnectError | httpcore.ConnectTimeout | None = None
+        for address in addresses:
+            try:
+                return await self._sockets.connect_tcp(address, port, timeout, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure or httpcore.ConnectError(f"{host} has no address")
+
+    async def sleep(self, seconds: float) -> None:
+        await self._sockets.sleep(seconds)
+
+
+class GuardedTransport(httpx.AsyncBaseTransport):
+    """httpx over the rule of `outgoing`. Each request, so each hop of a redirect too, is admitted anew.
+
+    Raises what `vet` raises and, for the rest, httpx's own errors.
+    """
+
+    def __init__(self, rules: OutgoingRules, *, resolver: Resolver = resolve_host, max_connections: int = 100) -> None:
+        self._rules = rules
+        context = _ssl_context(rules)
+        self._direct = httpcore.AsyncConnectionPool(
+            ssl_context=context,
+            max_connections=max_connections,
+            max_keepalive_connections=20,
+            keepalive_expiry=5.0,
+            network_backend=_CheckedBackend(rules, resolver),
+        )
+        self._proxied = (
+            None
+            if rules.proxy is None
+            else httpcore.AsyncHTTPProxy(rules.proxy, ssl_context=context, max_connections=max_connections)
+        )
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        origin = admit(str(request.url), self._rules)
+        pool = self._direct if self._proxied is None or self._rules.is_exempt(origin) else self._proxied
+        target = httpcore.URL(scheme=origin.scheme, host=origin.host, port=origin.port, target=request.url.raw_path)
+        with _as_httpx_errors(request):
+            answer = await pool.handle_async_request(
+                httpcore.Request(
+                    request.method,
+                    target,
+                    headers=request.headers.raw,
+                    content=cast("httpx.AsyncByteStream", request.stream),  # the only kind that an AsyncClient sends
+                    extensions=request.extensions,
+                )
+            )
+        return httpx.Response(
+            answer.status,
+            headers=answer.headers,
+            stream=_Body(answer, request),
+            # httpcore leaves the values' types open, as httpx does
+            extensions=cast("dict[str, Any]", answer.extensions),  # pyright: ignore[reportUnknownMemberType]
+        )
+
+    async def aclose(self) -> None:
+        await self._direct.aclose()
+        if self._proxied is not None:
+            await self._proxied.aclose()
+
+
+class _Body(httpx.AsyncByteStream):
+    def __init__(self, answer: httpcore.Response, request: httpx.Request) -> None:
+        self._answer = answer
+        self._request = request
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with _as_httpx_errors(self._request):
+            async for part in self._answer.aiter_stream():
+                yield part
+
+    async def aclose(self) -> None:
+        await self._answer.aclose()
+
+
+@contextmanager
+def _as_httpx_errors(request: httpx.Request) -> Generator[None]:
+    """httpx names its transport errors as httpcore does."""
+    try:
+        yield
+    except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, httpcore.ProxyError) as error:
+        kind = getattr(httpx, type(error).__name__, httpx.TransportError)
+        raise cast("type[httpx.TransportError]", kind)(str(error), request=request) from error
+
+
+def guarded_client(
+    rules: OutgoingRules, *, resolver: Resolver = resolve_host, timeout: float = 10.0
+) -> httpx.AsyncClient:
+    """An HTTP client that keeps the rule: nothing from the environment, and no redirect followed unless a call asks for it.
+
+    httpx then drops ``Authorization`` where the host changes; other headers with secrets belong on no redirected request.
+    """
+    return httpx.AsyncClient(
+        transport=GuardedTransport(rules, resolver=resolver),
+        trust_env=False,
+        follow_redirects=False,
+        max_redirects=5,
+        timeout=timeout,
+        headers={"User-Agent": "replay-build-service"},
+    )
