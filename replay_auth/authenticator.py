@@ -1,200 +1,40 @@
 """Login with EGI Check-in, and the refusal of whoever is in none of the permitted VOs.
 
-In the hub's process: the traits, the two login handlers, and the hooks of oauthenticator that they need. What an
-entitlement means is the business of `replay_auth.entitlements`; nothing here watches memberships while servers run.
+In the hub's process: the settings, and the hooks of oauthenticator that they need. How a login looks is the business
+of `replay_auth.handlers`, where the provider's endpoints come from that of `replay_auth.discovery`, what an entitlement
+means that of `replay_auth.entitlements`; nothing here watches memberships while servers run.
 Nothing here may block the hub's loop, and no fault of the network may be taken for a fact about a person.
 """
 
 from __future__ import annotations
 
-import asyncio
-import secrets
-import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
 from inspect import isawaitable
-from ipaddress import ip_address
 from typing import Any, cast
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 import jwt
 import stamina
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from oauthenticator.generic import GenericOAuthenticator
-
-# The state's format is oauthenticator's own, and it has no public reader.
-from oauthenticator.oauth2 import (
-    OAuthCallbackHandler,
-    OAuthLoginHandler,
-    _deserialize_state,  # pyright: ignore[reportPrivateUsage]  # as said above
-)
-from tornado import web
 from tornado.httpclient import HTTPClientError
 from traitlets import Bool, Dict, List, Tuple, Unicode, default, validate
 
+from replay_auth.discovery import ENDPOINTS, Discovery, check_issuer
 from replay_auth.entitlements import MembershipRules, ReleasedEntitlements
+from replay_auth.errors import (
+    Account,
+    NotAMember,
+    ProviderFault,
+    SpawnRefused,
+    Told,
+    is_fault,
+    text_claim,
+    was_never_sent,
+)
+from replay_auth.handlers import CheckinCallbackHandler, CheckinLoginHandler
 
 _REQUEST_DEFAULTS: Mapping[str, object] = {"connect_timeout": 5.0, "request_timeout": 10.0, "follow_redirects": False}
 """Seconds. No redirect is followed: a client secret or an access token goes to the configured host and nowhere else."""
-
-_DISCOVERED = {
-    "authorize_url": "authorization_endpoint",
-    "token_url": "token_endpoint",
-    "userdata_url": "userinfo_endpoint",
-}
-"""The trait that an administrator may set, and where OpenID Connect Discovery 1.0 tells the same."""
-
-
-class Told(web.HTTPError):
-    """An answer with a sentence for the person, which reaches every page and API reply of the hub.
-
-    ├── ProviderFault   503: nothing is known about the person
-    ├── NotAMember      403: known, and in none of the permitted VOs
-    └── SpawnRefused    403: the same where a server was to start
-    """
-
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(status, sentence)
-        self.sentence = sentence
-        # A page about a failed spawn shows this alone: it replaces the message of any other error by words of its own.
-        self.jupyterhub_message = sentence
-
-
-class ProviderFault(Told):
-    """The identity provider did not answer, or not as the protocol says."""
-
-    def __init__(self, sentence: str) -> None:
-        super().__init__(503, sentence)
-        self.headers = {"Retry-After": "30"}
-
-
-class NotAMember(Told):
-    """The identity provider answered, and the person is in none of the permitted VOs."""
-
-    def __init__(self, sentence: str, account: Account) -> None:
-        super().__init__(403, sentence)
-        self.account = account
-
-
-class SpawnRefused(Told):
-    """What is stored about the person proves no permitted VO."""
-
-    def __init__(self, sentence: str) -> None:
-        super().__init__(403, sentence)
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """How a person recognises which of their accounts they used. Shown to that person, never logged or stored."""
-
-    identifier: str
-    name: str
-    email: str
-
-    @classmethod
-    def of_claims(cls, identifier: str, claims: Mapping[str, object]) -> Account:
-        """From userinfo; what is missing or no text is empty."""
-        return cls(identifier, _text(claims.get("name")), _text(claims.get("email")))
-
-
-def _text(value: object) -> str:
-    return value.strip()[:200] if isinstance(value, str) else ""
-
-
-@cache
-def _pages() -> Environment:
-    return Environment(loader=PackageLoader("replay_auth"), autoescape=True, undefined=StrictUndefined)
-
-
-class _OwnPage:
-    """A handler that can answer with one of our pages: self-contained, no script, no request to anywhere."""
-
-    @property
-    def checkin(self: Any) -> EGICheckinAuthenticator:
-        """The hub's authenticator, which is ours where our handlers are."""
-        return self.authenticator
-
-    def tell(self: Any, status: int, template: str, **values: object) -> None:
-        """Finish the request with this page. ``values`` may hold untrusted text: all of it is escaped."""
-        nonce = secrets.token_urlsafe(16)
-        self.set_status(status)
-        self.set_header("Cache-Control", "no-store")
-        self.set_header(
-            "Content-Security-Policy",
-            f"default-src 'none'; style-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'; "
-            "frame-ancestors 'none'",
-        )
-        provider = self.checkin.login_service
-        self.finish(_pages().get_template(template).render(nonce=nonce, provider=provider, **values))
-
-    def tell_fault(self: Any, status: int, sentence: str, next_url: str) -> None:
-        """A page for a login that could not be finished through no fault of the person's."""
-        report = secrets.token_hex(4)
-        self.log.error("Login could not be finished [%s]: %s", report, sentence)
-        if status == 503:
-            self.set_header("Retry-After", "30")
-        self.tell(status, "fault.html", sentence=sentence, report=report, again_url=self.login_again_url(next_url))
-
-    def login_again_url(self: Any, next_url: str, prompt: str = "") -> str:
-        """Where a login starts, with what of the present one has to be kept."""
-        query = {name: value for name, value in (("prompt", prompt), ("next", next_url)) if value}
-        url = self.checkin.login_url(self.hub.base_url)
-        return f"{url}?{urlencode(query)}" if query else url
-
-
-class CheckinLoginHandler(_OwnPage, OAuthLoginHandler):
-    """Sends the browser to the provider. ``?prompt=login`` makes the provider ask again who is there."""
-
-    # tornado awaits what a handler's method returns; oauthenticator's happens to be synchronous.
-    async def get(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        try:
-            await self.checkin.know_endpoints()
-        except ProviderFault as fault:
-            self.tell_fault(fault.status_code, fault.sentence, self._get_next_url() or "")
-            return
-        super().get()
-
-    def authorize_redirect(self, *args: Any, extra_params: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        # Only here, so that it holds for this request alone: extra_authorize_params are everybody's.
-        if self.get_argument("prompt", "") == "login":
-            extra_params = {**(extra_params or {}), "prompt": "login"}
-        super().authorize_redirect(*args, extra_params=extra_params, **kwargs)
-
-
-class CheckinCallbackHandler(_OwnPage, OAuthCallbackHandler):
-    """Receives the browser back from the provider, and tells a refused person what would let them in."""
-
-    async def get(self) -> None:
-        try:
-            await super().get()
-        except NotAMember as refusal:
-            self._tell_refusal(refusal)
-        except Told as fault:
-            self.tell_fault(fault.status_code, fault.sentence, self._wanted_url())
-        except HTTPClientError as error:
-            # The provider's own words are in the log already; they are not for the person.
-            provider = self.checkin.login_service
-            sentence = f"{provider} did not accept this login (it answered {error.code}). Log in again."
-            self.tell_fault(502, sentence, self._wanted_url())
-
-    def _tell_refusal(self, refusal: NotAMember) -> None:
-        report = secrets.token_hex(4)
-        self.log.warning("Refused %s [%s]: in none of the permitted VOs", refusal.account.identifier, report)
-        self.tell(
-            refusal.status_code,
-            "refused.html",
-            sentence=refusal.sentence,
-            account=refusal.account,
-            vos=sorted(self.checkin.permitted_vos.items()),
-            report=report,
-            other_account_url=self.login_again_url(self._wanted_url(), prompt="login"),
-        )
-
-    def _wanted_url(self) -> str:
-        """The page that the login was for; empty where the person named none."""
-        state = self.get_state_cookie()
-        return str(_deserialize_state(state).get("next_url") or "") if state else ""
 
 
 class EGICheckinAuthenticator(GenericOAuthenticator):
@@ -322,23 +162,12 @@ class EGICheckinAuthenticator(GenericOAuthenticator):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._discovery: asyncio.Task[None] | None = None
+        check_issuer(self.issuer, may_be_insecure=self.insecure_issuer)
+        self._discovery = Discovery(self.issuer, fetch=self._fetch_configuration, unusable=self._misconfigured)
         self._logged_unread: set[str] = set()
-        self._check_issuer()
         if self.userdata_from_id_token:
             raise ValueError("userdata_from_id_token cannot be used: the ID tokens of Check-in hold no memberships.")
         self.membership_rules()
-
-    def _check_issuer(self) -> None:
-        parts = urlsplit(self.issuer)
-        host = parts.hostname or ""
-        if parts.query or parts.fragment or not host or parts.scheme not in {"https", "http"}:
-            raise ValueError(f"EGICheckinAuthenticator.issuer is {self.issuer!r}, which is no https URL.")
-        if parts.scheme == "http" and not (_is_loopback(host) or self.insecure_issuer):
-            raise ValueError(
-                f"EGICheckinAuthenticator.issuer is {self.issuer!r}: http is for loopback only. Use https, or set "
-                "insecure_issuer on a closed test network."
-            )
 
     def check_allow_config(self) -> None:
         """Warn at the hub's start about settings with which nobody, or somebody unexpected, would stay out."""
@@ -352,18 +181,20 @@ class EGICheckinAuthenticator(GenericOAuthenticator):
     async def know_endpoints(self) -> None:
         """Read the provider's configuration unless that is done, or an administrator has set all that it would tell.
 
-        Any number of callers share one reading. A reading that failed is not remembered. Raises `ProviderFault`.
+        Raises `ProviderFault`.
         """
-        if all(getattr(self, name) for name in _DISCOVERED):
+        if all(getattr(self, name) for name in ENDPOINTS):
             return
-        if self._discovery is None or self._discovery.done():
-            self._discovery = asyncio.ensure_future(self._discover())
-        await asyncio.shield(self._discovery)
+        found = await self._discovery.endpoints()
+        missing = [name for name in ENDPOINTS if not getattr(self, name)]
+        for name in missing:
+            setattr(self, name, found[name])
+        if missing:
+            self.log.info("Read the configuration of %s from %s", self.login_service, self._discovery.url)
 
-    async def _discover(self) -> None:
-        url = f"{self.issuer.rstrip('/')}/.well-known/openid-configuration"
+    async def _fetch_configuration(self, url: str) -> Mapping[str, object]:
         try:
-            document = await self.httpfetch(
+            document: Mapping[str, object] = await self.httpfetch(
                 url,
                 "reading the provider's configuration",
                 method="GET",
@@ -372,17 +203,7 @@ class EGICheckinAuthenticator(GenericOAuthenticator):
             )
         except HTTPClientError as error:
             raise self._misconfigured(f"{url} answered {error.code}") from error
-        if document.get("issuer") != self.issuer:
-            raise self._misconfigured(f"{url} is the configuration of the issuer {document.get('issuer')!r}")
-        found = {name: document.get(key) for name, key in _DISCOVERED.items()}
-        schemes = {"https", urlsplit(self.issuer).scheme}
-        for name, endpoint in found.items():
-            if not isinstance(endpoint, str) or urlsplit(endpoint).scheme not in schemes:
-                raise self._misconfigured(f"{url} has {endpoint!r} as {_DISCOVERED[name]}")
-        for name, endpoint in found.items():
-            if not getattr(self, name):
-                setattr(self, name, endpoint)
-        self.log.info("Read the configuration of %s from %s", self.login_service, url)
+        return document
 
     def _misconfigured(self, reason: str) -> ProviderFault:
         self.log.error("The provider's configuration cannot be used: %s", reason)
@@ -401,7 +222,7 @@ class EGICheckinAuthenticator(GenericOAuthenticator):
         """
         options = {name: value for name, value in _REQUEST_DEFAULTS.items() if name not in self.http_request_kwargs}
         options.update(kwargs)
-        retried = _is_fault if kwargs.get("method", "GET") == "GET" else _was_never_sent
+        retried = is_fault if kwargs.get("method", "GET") == "GET" else was_never_sent
         answer: Any = None
         try:
             async for attempt in stamina.retry_context(
@@ -412,7 +233,7 @@ class EGICheckinAuthenticator(GenericOAuthenticator):
         except ValueError as error:
             raise self._fault("its answer could not be read") from error
         except Exception as error:
-            if _is_fault(error):
+            if is_fault(error):
                 raise self._fault(str(error) or type(error).__name__) from error
             raise
         if parse_json and not isinstance(answer, dict):
@@ -449,7 +270,7 @@ class EGICheckinAuthenticator(GenericOAuthenticator):
 
     def user_info_to_username(self, user_info: dict[str, Any]) -> str:
         claim = self.username_claim
-        if isinstance(claim, str) and not _text(user_info.get(claim)):
+        if isinstance(claim, str) and not text_claim(user_info, claim):
             self.log.error("Userinfo has no %s; it has %s", claim, sorted(user_info))
             raise Told(
                 403,
@@ -529,20 +350,3 @@ def _subject(id_token: str) -> object:
         return jwt.decode(id_token, options={"verify_signature": False}).get("sub")
     except jwt.InvalidTokenError:
         return None
-
-
-def _is_fault(error: Exception) -> bool:
-    if isinstance(error, HTTPClientError):
-        return error.code >= 500 or error.code == 429
-    return isinstance(error, OSError)
-
-
-def _was_never_sent(error: Exception) -> bool:
-    return isinstance(error, ConnectionRefusedError | socket.gaierror)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -21,20 +21,19 @@ from replay_build_service.domain import (
     NewEvent,
     Person,
     Phase,
-    RepoSpec,
     ResolvedRef,
     RunnableImage,
     Server,
     ServerStatus,
     VOPolicy,
     launch_stream,
-    safe_urlpath,
 )
 from replay_build_service.errors import Conflict, NotFound, ReplayError, UnknownProvider
 from replay_build_service.events import EventFeed
+from replay_build_service.links import RepoSpec, safe_urlpath
 from replay_build_service.policies import PolicySet
 from replay_build_service.providers.base import RepoProvider
-from replay_build_service.starts import STILL_STARTING, Hub, Starts, phase_event
+from replay_build_service.starts import STILL_STARTING, Hub, Starts, StartStore, phase_event
 
 log = logging.getLogger(__name__)
 
@@ -44,32 +43,19 @@ FRESH = timedelta(minutes=10)
 RETRY_SECONDS = 5.0
 
 
-class LaunchStore(Protocol):
+class LaunchStore(StartStore, Protocol):
     """What launches ask of the database; see `replay_build_service.db.Store`."""
 
     async def create_launch(self, launch: Launch) -> Launch: ...
     async def take_server(
         self, launch: Launch, expected: LaunchId | None, state: LaunchState, event: NewEvent
     ) -> bool: ...
-    async def get_launch(self, launch_id: LaunchId) -> Launch | None: ...
     async def holder(self, user: str, server_name: str) -> Launch | None: ...
     async def recent_launches(self, user: str, limit: int = 10) -> Sequence[Launch]: ...
     async def launches_in(self, states: Collection[LaunchState]) -> Sequence[Launch]: ...
-    async def move_launch(
-        self,
-        launch_id: LaunchId,
-        allowed_from: Collection[LaunchState],
-        to: LaunchState,
-        *,
-        failure: str | None = None,
-        image: RunnableImage | None = None,
-        build_id: BuildId | None = None,
-        event: NewEvent | None = None,
-    ) -> bool: ...
     async def consume_launch(
         self, launch_id: LaunchId, user: str, server_name: str, max_age: timedelta
     ) -> Launch | None: ...
-    async def append_events(self, stream: str, events: Sequence[NewEvent], *, finished: bool = False) -> None: ...
     async def launches_waiting_for(self, build_id: BuildId) -> int: ...
     async def usual_build_seconds(self) -> float | None: ...
 

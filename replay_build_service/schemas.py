@@ -5,8 +5,9 @@ The spawner imports this module and `replay_build_service.client`, and nothing e
 
 from pydantic import BaseModel, ConfigDict
 
-from replay_build_service.domain import Launch, RepoSpec
+from replay_build_service.domain import Launch
 from replay_build_service.errors import BadLink
+from replay_build_service.links import RepoSpec
 
 
 class _Frozen(BaseModel):

@@ -11,12 +11,14 @@ from datetime import UTC, datetime
 from typing import Protocol, assert_never
 
 from replay_build_service.domain import (
+    BuildId,
     EventKind,
     Launch,
     LaunchId,
     LaunchState,
     NewEvent,
     Phase,
+    RunnableImage,
     Server,
     ServerStatus,
     StartProgress,
@@ -65,6 +67,8 @@ class StartStore(Protocol):
         to: LaunchState,
         *,
         failure: str | None = None,
+        image: RunnableImage | None = None,
+        build_id: BuildId | None = None,
         event: NewEvent | None = None,
     ) -> bool: ...
     async def append_events(self, stream: str, events: Sequence[NewEvent], *, finished: bool = False) -> None: ...
@@ -116,72 +120,10 @@ class Starts:
             except SourceFault:
                 if not faults_left:
                     raise
-            if await self._has_ended_well_or_not(launch):
+            if await self._is_settled(launch):
                 return
             await asyncio.sleep(LOOK_SECONDS)
         raise SourceFault("The hub does not say how the start of your server goes. Open the link again in a moment.")
-
-    async def stop(self, user: str, server_name: str) -> None: ...
-    def progress(self, user: str, server_name: str) -> AsyncIterator[StartProgress]: ...
-
-
-class StartStore(Protocol):
-    """What starts ask of the database; see `replay_build_service.db.Store`."""
-
-    async def get_launch(self, launch_id: LaunchId) -> Launch | None: ...
-    async def move_launch(
-        self,
-        launch_id: LaunchId,
-        allowed_from: Collection[LaunchState],
-        to: LaunchState,
-        *,
-        failure: str | None = None,
-        event: NewEvent | None = None,
-    ) -> bool: ...
-    async def append_events(self, stream: str, events: Sequence[NewEvent], *, finished: bool = False) -> None: ...
-
-
-class Starts:
-    """Starts and stops servers for launches."""
-
-    def __init__(self, store: StartStore, hub: Hub, feed: EventFeed) -> None:
-        self._store = store
-        self._hub = hub
-        self._feed = feed
-
-    async def start(self, launch: Launch, server: Server | None) -> None:
-        """Have the hub start the server of a launch whose image is there, and follow it.
-
-        ``server`` is what the hub said a moment ago, if anybody asked. A start that an earlier process had asked for is followed.
-        """
-        await self._say(launch.id, Phase.LAUNCHING, "Starting your server.")
-        server = server or await self._hub.server(launch.user, launch.server_name)
-        if server.status is ServerStatus.STOPPING:
-            await self._say(launch.id, Phase.LAUNCHING, "Waiting for your last server to stop.")
-            await self._until_stopped(launch.user, launch.server_name)
-            server = Server(ServerStatus.ABSENT)
-        if server.status is ServerStatus.ABSENT:
-            current = await self._store.get_launch(launch.id)
-            if current is not None and current.consumed_at is not None:
-                raise Conflict("The server of this launch has stopped before it was ready. Open the link again.")
-            await self._hub.start(launch.user, launch.server_name, launch.id)
-        elif server.launch_id != launch.id:
-            raise Conflict("Another server of yours was started meanwhile. Open the link again to choose.")
-        await self.follow(launch)
-
-    async def follow(self, launch: Launch) -> None:
-        """Turn the hub's progress into events until the server is ready or has failed."""
-        async for progress in self._hub.progress(launch.user, launch.server_name):
-            if progress.failed:
-                await self.fail(launch.id, progress.message or "The server could not be started.")
-                return
-            if progress.ready:
-                await self._become_ready(launch)
-                return
-            if progress.message:
-                await self._say(launch.id, Phase.LAUNCHING, progress.message)
-        # The hub closed the stream without a word: what it says of the server now counts.
-        await self._become_ready(launch)
 
     async def stop(self, user: str, server_name: str) -> None:
         """Stop a server and wait until it is gone. No error where there is none."""
@@ -202,7 +144,7 @@ class Starts:
             log.info("Launch %s failed: %s", launch_id, sentence)
             self._feed.notify(launch_stream(launch_id))
 
-    async def _has_ended_well_or_not(self, launch: Launch) -> bool:
+    async def _is_settled(self, launch: Launch) -> bool:
         """Put on record what the hub says of the server now; false while it is still starting."""
         server = await self._hub.server(launch.user, launch.server_name)
         if server.status is ServerStatus.ABSENT:

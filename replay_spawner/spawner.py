@@ -3,6 +3,7 @@
 A spawn that brings no fresh launch is the admin's ordinary server, untouched, where the site allows ordinary servers.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from urllib.parse import quote, urlencode
 
 from jupyterhub import version_info
 from jupyterhub.spawner import Spawner
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from tornado import web
 from traitlets import Bool, Unicode
 
@@ -239,8 +240,9 @@ def _asked_now(handler: Any, user_options: dict[str, Any]) -> dict[str, Any]:
     if handler is None or handler.request.method != "POST":
         return {}
     try:
-        body = _SpawnBody.model_validate_json(handler.request.body)
-    except ValidationError:
+        # As the hub itself reads it: pydantic's own parser is stricter, and would take what the hub took for nothing.
+        body = _SpawnBody.model_validate(json.loads(handler.request.body))
+    except ValueError:
         return {}
     # JupyterHub 6 unwraps ``user_options``, 5.5 does not: what is not among the options now was not brought as one.
     brought = (body.model_extra or {}) | (body.user_options or {})

@@ -2,12 +2,13 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.requirements import missing
+from tests.requirements import HUB55_PYTHON, missing
 from tests.site import Site, Sites
 
 
@@ -20,6 +21,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             if name in os.environ.get("REPLAY_TEST_REQUIRE", "").split(","):
                 pytest.fail(f"{name} is required: {reason}", pytrace=False)
             pytest.skip(f"{name}: {reason}")
+
+
+@pytest.fixture(
+    scope="session", params=["6.1", pytest.param("5.5", marks=pytest.mark.needs("hub55"))], ids=lambda version: f"hub-{version}"
+)
+def hub_python(request: pytest.FixtureRequest) -> Path:
+    """The interpreter of each supported JupyterHub."""
+    return HUB55_PYTHON if request.param == "5.5" else Path(sys.executable)
 
 
 @pytest.fixture(scope="session")

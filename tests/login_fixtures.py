@@ -7,13 +7,14 @@ module needs stays there; nothing here knows how Replay builds or launches.
 from __future__ import annotations
 
 import os
+import random
 import secrets
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
@@ -29,7 +30,6 @@ from demo.people import Person
 
 ROOT = Path(__file__).resolve().parents[1]
 PROXY = ROOT / "node_modules" / ".bin" / "configurable-http-proxy"
-OLD_HUB_PYTHON = Path(os.environ.get("REPLAY_TEST_HUB55_PYTHON", ROOT / ".venv-hub55" / "bin" / "python"))
 SECONDS_TO_START = 90.0
 """A hub is up in about 3; a machine that does much else at the same time gets many times that."""
 
@@ -45,11 +45,18 @@ http.server.HTTPServer((where.hostname, where.port), Answer).serve_forever()
 """
 
 
-def free_ports(count: int) -> tuple[int, ...]:
-    """Ports that are free now, all different."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return tuple(taken.getsockname()[1] for taken in sockets)
+def free_ports(count: int) -> list[int]:
+    """Ports that are free now, all different, and below those that systems give to outgoing connections.
+
+    A port that the system chose (by binding to 0) may be an outgoing connection's a moment later.
+    """
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(15_000, 32_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            if port not in found:
+                found.append(port)
+    return found
 
 
 @dataclass
@@ -235,8 +242,6 @@ class Visitor:
 @contextmanager
 def provider_and_hub(python: Path, folder: Path) -> Iterator[tuple[CheckinStandIn, Hub]]:
     """Both know each other; neither has been started. Whatever runs at the end is stopped."""
-    if not PROXY.exists():
-        pytest.skip("configurable-http-proxy is not installed (node_modules)")
     ports = free_ports(3)
     secret = secrets.token_urlsafe(24)
     checkin = CheckinStandIn(
@@ -248,16 +253,3 @@ def provider_and_hub(python: Path, folder: Path) -> Iterator[tuple[CheckinStandI
     finally:
         hub.stop()
         checkin.stop()
-
-
-@pytest.fixture(scope="session", params=["current", "5.5"])
-def hub_python(request: pytest.FixtureRequest) -> Path:
-    """The interpreter of each supported JupyterHub. The old one is skipped where it is not installed."""
-    if request.param == "current":
-        return Path(sys.executable)
-    if not OLD_HUB_PYTHON.exists():
-        reason = f"an environment with JupyterHub 5.5 is not at {OLD_HUB_PYTHON} (REPLAY_TEST_HUB55_PYTHON names it)"
-        if "hub55" in os.environ.get("REPLAY_TEST_REQUIRE", "").split(","):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return OLD_HUB_PYTHON

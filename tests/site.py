@@ -182,17 +182,40 @@ c.JupyterHub.load_roles.append({{
         (found,) = [process for process in self.processes() if "replay_build_service.app" in process.cmdline()]
         return found
 
+    def hub_process(self) -> psutil.Process:
+        """The hub."""
+        assert self._process is not None, "the hub was not started"
+        return psutil.Process(self._process.pid)
+
+    def runners(self) -> list[psutil.Process]:
+        """The processes of builds, one for each that runs."""
+        found = []
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                if "replay_build_service.builders.venv_runner" in process.cmdline():
+                    found.append(process)
+        return found
+
+    def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """What the service's database holds, read beside it."""
+        with closing(sqlite3.connect(f"file:{self.state / 'replay.sqlite'}?mode=ro", uri=True)) as database:
+            return database.execute(query, values).fetchall()
+
+    def left_behind(self) -> set[str]:
+        """What builds and sessions have on disk, the shared caches aside."""
+        folders = [self.state / "builds", self.state / "sessions"]
+        found = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
+        return {f"{path.parent.name}/{path.name}" for path in found if path.name not in {".pythons", ".uv-cache"}}
+
     def repository(self, name: str, files: Mapping[str, str], *, executable: tuple[str, ...] = ()) -> Repo:
         """A new commit with exactly these files on ``main`` of a bare repository that the git server serves."""
         return make_repository(self.git, self.folder / "work" / name, name, files, executable=executable)
 
-    def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        """What the service's database answers."""
-        with closing(sqlite3.connect(self.state / "replay.sqlite", timeout=30)) as database, database:
-            return database.execute(query, values).fetchall()
-
     def waiting_launch(self, person: Person, like: str, *, hub_asked_ago: str = "0 seconds") -> str:
-        """A launch as it is in the moment when the hub is asked for its server: built and not used. A copy of another one."""
+        """A launch as it is in the moment when the hub is asked for its server: built and not used. A copy of another one.
+
+        The only one that waits: what is left of an earlier call has failed.
+        """
         launch_id = secrets.token_hex(16)
         changed = {
             "id": "?",
@@ -205,9 +228,13 @@ c.JupyterHub.load_roles.append({{
         names = [name for _, name, *_ in self.rows("PRAGMA table_info(launches)")]
         quoted = ", ".join(f'"{name}"' for name in names)
         values = ", ".join(changed.get(name, f'"{name}"') for name in names)
-        self.rows(
-            f"INSERT INTO launches ({quoted}) SELECT {values} FROM launches WHERE id = ?", launch_id, person.voperson_id, like
-        )
+        with closing(sqlite3.connect(self.state / "replay.sqlite", timeout=30)) as database, database:
+            database.execute("UPDATE launches SET state = 'failed' WHERE state = 'starting' AND consumed_at IS NULL")
+            database.execute(
+                f"INSERT INTO launches ({quoted}) SELECT {values} FROM launches WHERE id = ?",
+                (launch_id, person.voperson_id, like),
+            )
+            database.execute("INSERT INTO streams VALUES (?, 0, 0, 0)", (f"launch:{launch_id}",))
         return launch_id
 
     def session_folders(self) -> list[str]:

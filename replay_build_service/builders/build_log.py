@@ -25,6 +25,7 @@ class LogWriter:
     """Appends records. What it has written, in bytes, is what a limit on output counts."""
 
     def __init__(self, path: Path) -> None:
+        self._own_folder = f"{path.parent}{os.sep}"
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         self._phase = Phase.WAITING
         self.written = 0
@@ -36,9 +37,9 @@ class LogWriter:
         self._write([(EventKind.PHASE, text)])
 
     def lines(self, texts: list[str]) -> None:
-        """Lines of the present phase, in one write. Raises `OSError`."""
+        """Lines of the present phase, in one write, with paths as seen from the build's folder. Raises `OSError`."""
         if texts:
-            self._write([(EventKind.LINE, text) for text in texts])
+            self._write([(EventKind.LINE, text.replace(self._own_folder, "")) for text in texts])
 
     def _write(self, records: list[tuple[EventKind, str]]) -> None:
         at = round(time.time(), 3)

@@ -18,11 +18,10 @@ from replay_build_service.domain import (
     LaunchId,
     LaunchState,
     Phase,
-    Repository,
-    RepoSpec,
     ResolvedRef,
     RunnableImage,
 )
+from replay_build_service.links import Repository, RepoSpec
 
 
 def resolved_of(row: ResolvedColumns) -> ResolvedRef:

@@ -2,7 +2,8 @@
 
 from typing import Protocol
 
-from replay_build_service.domain import RepoSpec, ResolvedRef
+from replay_build_service.domain import ResolvedRef
+from replay_build_service.links import RepoSpec
 
 
 class RepoProvider(Protocol):

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 
-from replay_build_service.domain import RepoSpec
 from replay_build_service.errors import BadLink
+from replay_build_service.links import RepoSpec
 from replay_build_service.providers.git import GitProvider
 
 __all__ = ["GitHubProvider"]

@@ -27,9 +27,10 @@ from typing import Generic, TypeVar
 
 from cachetools import LRUCache, TTLCache
 
-from replay_build_service.domain import Repository, RepoSpec, ResolvedRef
+from replay_build_service.domain import ResolvedRef
 from replay_build_service.errors import RefNotFound, ReplayError, SourceFault
 from replay_build_service.git import FULL_SHA, LIST_TIMEOUT, RemoteCommit, RemoteRefs, find_commit, list_refs
+from replay_build_service.links import Repository, RepoSpec
 from replay_build_service.outgoing import OutgoingRules, Resolver, resolve_host
 
 __all__ = ["GitProvider"]

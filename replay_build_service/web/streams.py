@@ -83,7 +83,7 @@ class LaunchEvents(_StreamHandler):
     async def _frames(self, launch_id: LaunchId, part: str, sequence: int) -> AsyncGenerator[list[bytes]]:
         feed, stream = self.site.feed, launch_stream(launch_id)
         told = sequence if part in {"w", "l"} else 0
-        if part == "w":
+        if part == "w" and not await self._has_come_to_build(launch_id, told):
             async with aclosing(feed.follow(stream, told)) as followed:
                 async for frames in followed:
                     # What comes after the build must wait for it, also where a late reader gets both at once.
@@ -91,7 +91,7 @@ class LaunchEvents(_StreamHandler):
                     told += len(due)
                     if due or not frames:
                         yield due
-                    if len(due) < len(frames) or await self._build_of(launch_id):
+                    if len(due) < len(frames) or await self._has_come_to_build(launch_id, told):
                         break
         build_id = None if part == "l" else await self._build_of(launch_id)
         if build_id is not None:
@@ -103,6 +103,12 @@ class LaunchEvents(_StreamHandler):
         async with aclosing(feed.follow(stream, told)) as followed:
             async for frames in followed:
                 yield frames
+
+    async def _has_come_to_build(self, launch_id: LaunchId, told: int) -> bool:
+        """Whether the launch waits for a build by now, and all that came before that is told."""
+        return await self._build_of(launch_id) is not None and told >= await self._before_build(
+            launch_stream(launch_id)
+        )
 
     async def _build_of(self, launch_id: LaunchId) -> BuildId | None:
         return (await self.site.launches.get(self.person, launch_id)).build_id

@@ -20,9 +20,9 @@ import pytest
 
 from demo.checkin import CheckinStandIn
 from demo.people import ADA, BORIS, CHIARA, DMITRI, EVA, Person
-from tests.login_fixtures import ROOT, Hub, Visitor, free_ports, hub_python, provider_and_hub
+from tests.login_fixtures import ROOT, Hub, Visitor, free_ports, provider_and_hub
 
-__all__ = ["hub_python"]
+pytestmark = pytest.mark.needs("proxy")
 
 NOTEBOOKS = "vo.notebooks.egi.eu"
 ACCESS = "vo.access.egi.eu"

@@ -21,7 +21,6 @@ import pytest
 from demo.git_server import GitServer
 from demo.repositories import publish_folder
 from replay_build_service import git
-from replay_build_service.domain import Repository, RepoSpec
 from replay_build_service.errors import (
     BadLink,
     NotFound,
@@ -31,6 +30,7 @@ from replay_build_service.errors import (
     RepositoryNotFound,
     SourceFault,
 )
+from replay_build_service.links import Repository, RepoSpec
 from replay_build_service.outgoing import OutgoingRules
 from replay_build_service.providers.base import RepoProvider
 from replay_build_service.providers.gh import GitHubProvider

@@ -218,18 +218,6 @@ def test_a_vo_that_one_is_not_in_is_refused(house: House) -> None:
     assert_nothing_is_left(house.site)
 
 
-def test_who_is_in_no_vo_any_more_is_refused(house: House) -> None:
-    group = "/groups/vo.notebooks.egi.eu/users"
-    assert house.site.admin("DELETE", group, json={"users": [DMITRI.voperson_id]}).is_success
-    try:
-        answer = sentence(house.site.ask_for_server(DMITRI, {"repo": house.repo.spec}))
-    finally:
-        house.site.admin("POST", group, json={"users": [DMITRI.voperson_id]})
-    assert "You are in no virtual organisation that may launch here" in answer
-    assert "vo.notebooks.egi.eu" in answer
-    assert house.site.server(DMITRI) is None
-
-
 # an ordinary server after a launch's
 
 

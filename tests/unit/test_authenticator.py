@@ -18,7 +18,7 @@ from jupyterhub.auth import Authenticator
 from traitlets import TraitError
 
 from replay_auth import EGICheckinAuthenticator
-from replay_auth.authenticator import NotAMember, ProviderFault, SpawnRefused, Told
+from replay_auth.errors import NotAMember, ProviderFault, SpawnRefused, Told
 
 VO = "vo.notebooks.egi.eu"
 MEMBER = f"urn:mace:egi.eu:group:{VO}:role=member#aai.egi.eu"

@@ -11,12 +11,10 @@ from hypothesis import strategies as st
 from replay_build_service.domain import (
     BuildRecipe,
     ImageName,
-    Repository,
-    RepoSpec,
     ResolvedRef,
-    safe_urlpath,
 )
 from replay_build_service.errors import BadLink, ReplayError, UnknownProvider
+from replay_build_service.links import Repository, RepoSpec, safe_urlpath
 
 ENCODED = "https%3A%2F%2Fexample.org%2Fr.git"
 

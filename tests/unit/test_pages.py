@@ -21,8 +21,6 @@ from replay_build_service.domain import (
     LaunchId,
     LaunchState,
     Person,
-    Repository,
-    RepoSpec,
     ResolvedRef,
     Resources,
     RunnableImage,
@@ -31,6 +29,7 @@ from replay_build_service.domain import (
     VOPolicy,
 )
 from replay_build_service.launches import Consent
+from replay_build_service.links import Repository, RepoSpec
 from replay_build_service.schemas import LaunchModel, LinkPreview, Refusal
 from replay_build_service.web import make_templates
 from replay_build_service.web.share import share_links

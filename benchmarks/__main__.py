@@ -1,0 +1,40 @@
+"""``make bench``: all measurements, as Markdown. ``python -m benchmarks launch`` runs one of them."""
+
+import argparse
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import jupyterhub
+
+from benchmarks import demo_start, launch, watchers
+
+MEASUREMENTS: dict[str, Callable[[Path, int], str]] = {
+    "launch": launch.measure,
+    "watchers": watchers.measure,
+    "demo-start": demo_start.measure,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    parser.add_argument("which", nargs="*", help=f"one or more of {', '.join(MEASUREMENTS)}; default: all")
+    parser.add_argument("--rounds", type=int, default=20)
+    options = parser.parse_args()
+    if unknown := set(options.which) - MEASUREMENTS.keys():
+        parser.error(f"there is no measurement {', '.join(sorted(unknown))}; there are {', '.join(MEASUREMENTS)}")
+    print(
+        f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, CPython {platform.python_version()}, "
+        f"JupyterHub {jupyterhub.__version__}; load when it began: {os.getloadavg()[0]:.1f}\n"
+    )
+    with tempfile.TemporaryDirectory(prefix="replay-bench-") as folder:
+        for name in options.which or MEASUREMENTS:
+            print(MEASUREMENTS[name](Path(folder) / name, options.rounds), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

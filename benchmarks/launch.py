@@ -1,0 +1,152 @@
+"""A cached launch through Replay against the hub's own SimpleLocalProcessSpawner, same server, same environment.
+
+Two hubs run side by side; rounds alternate. A round is one server: from the POST until the server answers through the
+proxy. Our own share is what lies between the POST and the start of the process, over what the plain hub needs for that:
+both spawners log the moment with milliseconds.
+"""
+
+import re
+import secrets
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from statistics import median
+
+import httpx
+import psutil
+
+from benchmarks.figures import spread
+from demo.people import ADA
+from tests.login_fixtures import free_ports
+from tests.requirements import ROOT
+from tests.site import ApiClient, Repo, Site, Sites, until_it_answers
+
+LOOK_SECONDS = 0.01
+
+
+class PlainHub:
+    """A hub with the stock spawner that starts the environment's own server."""
+
+    def __init__(self, folder: Path, environment: Path) -> None:
+        public, own, proxy_api = free_ports(3)
+        folder.mkdir(parents=True)
+        self.url, self.token, self.log = f"http://127.0.0.1:{public}", secrets.token_hex(16), folder / "hub.log"
+        (folder / "jupyterhub_config.py").write_text(
+            f"""
+import os
+c.JupyterHub.bind_url = "{self.url}"
+c.JupyterHub.hub_bind_url = "http://127.0.0.1:{own}"
+c.ConfigurableHTTPProxy.api_url = "http://127.0.0.1:{proxy_api}"
+c.ConfigurableHTTPProxy.command = ["node", "{ROOT}/node_modules/configurable-http-proxy/bin/configurable-http-proxy"]
+c.JupyterHub.authenticator_class = "dummy"
+c.Authenticator.allow_all = True
+c.JupyterHub.spawner_class = "simple"
+c.SimpleLocalProcessSpawner.home_dir_template = "{folder}/home-{{username}}"
+c.Spawner.cmd = ["{environment}/bin/jupyterhub-singleuser"]
+c.Spawner.args = ["--allow-root"] if os.geteuid() == 0 else []
+c.Spawner.default_url = "/lab"
+c.JupyterHub.tornado_settings = {{"slow_spawn_timeout": 0}}
+c.JupyterHub.load_groups = {{"all": {{"users": ["ada"]}}}}
+c.JupyterHub.api_tokens = {{"{self.token}": "ada"}}
+"""
+        )
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "jupyterhub"], cwd=folder, stdout=output, stderr=output, start_new_session=True
+            )
+        until_it_answers(f"{self.url}/hub/health", self.process, self.log)
+        self.http = httpx.Client(base_url=self.url, headers={"Authorization": f"token {self.token}"}, timeout=60)
+
+    def close(self) -> None:
+        self.http.close()
+        below = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.terminate()
+        self.process.wait(40)
+        for left in below:
+            with suppress(psutil.NoSuchProcess):
+                left.kill()
+
+    def round(self) -> tuple[float, float]:
+        """Seconds to a server that answers, and to the start of its process."""
+        mark, began, clock = self.log.stat().st_size, time.time(), time.perf_counter()
+        self.http.post("/hub/api/users/ada/server").raise_for_status()
+        until_served(self.http, "/user/ada/api")
+        taken = time.perf_counter() - clock
+        self.http.request("DELETE", "/hub/api/users/ada/server")
+        until_gone(lambda: self.http.get("/hub/api/users/ada").json()["servers"])
+        return taken, started_at(self.log, mark) - began
+
+
+def until_served(http: httpx.Client, path: str) -> None:
+    """Until the server's own answer comes through the proxy; before that the hub answers for it."""
+    deadline = time.monotonic() + 120
+    while True:
+        answer = http.get(path)
+        if answer.status_code == 200 and answer.headers.get("content-type", "").startswith("application/json"):
+            return
+        if time.monotonic() > deadline:
+            raise TimeoutError(path)
+        time.sleep(LOOK_SECONDS)
+
+
+def until_gone(look) -> None:  # type: ignore[no-untyped-def]
+    deadline = time.monotonic() + 60
+    while look():
+        if time.monotonic() > deadline:
+            raise TimeoutError("the server did not stop")
+        time.sleep(0.05)
+
+
+def started_at(log: Path, mark: int) -> float:
+    """When, after ``mark`` bytes of the hub's log, a spawner said that it starts a process."""
+    with log.open("rb") as file:
+        file.seek(mark)
+        text = file.read().decode("utf8", "replace")
+    found = re.search(r"\[I (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}) JupyterHub [^]]*\] Spawning ", text)
+    if found is None:
+        raise ValueError("the log does not say when the process was started")
+    return datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S.%f").astimezone().timestamp()
+
+
+def replay_round(site: Site, ada: ApiClient, repo: Repo) -> tuple[float, float]:
+    """The same through Replay: from the POST of the launch."""
+    log = site.folder / "hub.log"
+    mark, began, clock = log.stat().st_size, time.time(), time.perf_counter()
+    ada.http.post("api/launches", json={"repo": repo.spec.removesuffix("HEAD") + repo.commit}).raise_for_status()
+    with httpx.Client(base_url=site.url, headers=dict(ada.http.headers), timeout=60) as http:
+        until_served(http, f"/user/{ADA.voperson_id}/api")
+    taken = time.perf_counter() - clock
+    site.stop_server(ADA)
+    return taken, started_at(log, mark) - began
+
+
+def measure(folder: Path, rounds: int) -> str:
+    """The Markdown of this measurement."""
+    with Sites(folder / "sites") as sites:
+        site = sites.start()
+        repo = site.repository("bench", {"hello.txt": "hello\n"})
+        ada = site.client(ADA)
+        ada.launch_and_wait(repo)
+        site.stop_server(ADA)
+        (environment,) = (site.state / "builds").glob("*/venv")
+        plain = PlainHub(folder / "plain", environment)
+        try:
+            plain.round(), replay_round(site, ada, repo)
+            pairs = [(plain.round(), replay_round(site, ada, repo)) for _ in range(rounds)]
+        finally:
+            plain.close()
+    hubs, replays = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    ratio = median(taken for taken, _ in replays) / median(taken for taken, _ in hubs)
+    share = median(start for _, start in replays) - median(start for _, start in hubs)
+    return f"""### A cached launch, {rounds} interleaved rounds
+
+| | from the POST to a server that answers | from the POST to the start of its process |
+| --- | --- | --- |
+| SimpleLocalProcessSpawner | {spread([t for t, _ in hubs])} | {spread([s for _, s in hubs], "ms", 1000, 0)} |
+| Replay | {spread([t for t, _ in replays])} | {spread([s for _, s in replays], "ms", 1000, 0)} |
+
+Ratio of the medians: **{ratio:.2f}** (asked: at most 1.0). Our own share: **{share * 1000:.0f} ms** (asked: at most 20 ms).
+"""

@@ -1,0 +1,202 @@
+"""Links and what they name: a spec, the repository that it means, a path to open. Standard library only.
+
+Links come from strangers. What this room lets through is text that every other room may show, compare and pass on;
+it asks nobody, so it cannot say whether a repository exists. No other room of ours but the errors may come in.
+
+The syntax is BinderHub's (https://binderhub.readthedocs.io/en/latest/reference/repoproviders.html).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit, urlunsplit
+
+from replay_build_service.errors import BadLink, UnknownProvider
+
+MAX_SPEC_LENGTH = 2000
+"""Characters of a spec. GitHub's longest names stay below 200; a URL that servers accept, below 2,000."""
+
+MAX_URLPATH_LENGTH = 2000
+
+_LOCATOR_SEGMENTS: Mapping[str, int] = {"gh": 2, "git": 1}
+"""How many path segments of a spec name the repository; what follows them is the ref."""
+
+
+@dataclass(frozen=True, slots=True)
+class RepoSpec:
+    """A provider and how a repository and a ref are named there: ``gh`` + ``octocat/hello`` + ``HEAD``."""
+
+    provider: str
+    locator: str
+    """The repository as that provider names it, percent-decoded: ``owner/name``, or a URL."""
+    ref: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """``<provider>/<spec>`` as it stands in a link after ``/v2/``, still percent-encoded.
+
+        Raises `UnknownProvider` and `BadLink`, each with a sentence that says what a good spelling is.
+        """
+        if len(text) > MAX_SPEC_LENGTH:
+            raise BadLink(f"This link is too long: {len(text)} characters, and at most {MAX_SPEC_LENGTH} are read.")
+        provider, _, spec = text.strip("/").partition("/")
+        segments_wanted = _LOCATOR_SEGMENTS.get(provider)
+        if segments_wanted is None:
+            known = ", ".join(sorted(_LOCATOR_SEGMENTS))
+            raise UnknownProvider(f"There is no provider “{_shown(provider)}” here. The providers are: {known}.")
+        parts = spec.split("/")
+        locator = "/".join(_decoded(part) for part in parts[:segments_wanted])
+        ref = "/".join(_decoded(part) for part in parts[segments_wanted:])
+        if not all(parts[:segments_wanted]) or len(parts) < segments_wanted:
+            raise BadLink(f"This link names no repository. It should read {_example(provider)}.")
+        if not ref:
+            raise BadLink(
+                f"This link names no branch, tag or commit. Did you mean /v2/{provider}/{_shown(spec.strip('/'))}/HEAD?"
+            )
+        if provider == "git" and "://" not in locator:
+            raise BadLink(f"The repository of a git link is a whole URL, percent-encoded: {_example(provider)}.")
+        if provider == "gh" and not _GITHUB_LOCATOR.fullmatch(locator):
+            raise BadLink(
+                f"That cannot be an owner and a repository of GitHub. The link should read {_example(provider)}."
+            )
+        _check_ref(ref)
+        spec_of = cls(provider, locator, ref)
+        _check_path(spec_of.url)
+        return spec_of
+
+    @property
+    def url(self) -> str:
+        """The repository's address as the link means it; made from the link alone."""
+        return f"https://github.com/{self.locator}" if self.provider == "gh" else self.locator
+
+    @property
+    def text(self) -> str:
+        """The canonical spelling, percent-encoded, as it follows ``/v2/`` in a link."""
+        return self.with_ref(self.ref)
+
+    def with_ref(self, ref: str) -> str:
+        """The same repository at another ref, as it follows ``/v2/`` in a link."""
+        locator = quote(self.locator, safe="") if self.provider == "git" else quote(self.locator, safe="/")
+        return f"{self.provider}/{locator}/{quote(ref, safe='/')}"
+
+
+def _decoded(part: str) -> str:
+    try:
+        text = unquote(part, errors="strict")
+    except UnicodeDecodeError as error:
+        raise BadLink("This link holds bytes that are not text. Copy it again from where you found it.") from error
+    if any(_is_invisible(character) for character in text):
+        raise BadLink("This link holds spaces or control characters, which no repository or ref has.")
+    return text
+
+
+def _is_invisible(character: str) -> bool:
+    """Spaces, controls, surrogates, and what turns the direction of text around, so that a page shows what is meant."""
+    return unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp", "Zs"}
+
+
+def _shown(text: str) -> str:
+    visible = "".join("\N{REPLACEMENT CHARACTER}" if _is_invisible(character) else character for character in text[:81])
+    return visible if len(visible) <= 80 else visible[:77] + "…"
+
+
+def _example(provider: str) -> str:
+    return {
+        "gh": "/v2/gh/OWNER/REPOSITORY/HEAD",
+        "git": "/v2/git/https%3A%2F%2Fexample.org%2Frepository.git/HEAD",
+    }[provider]
+
+
+_GITHUB_LOCATOR = re.compile(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+")
+"""The letters of GitHub's names; the provider knows the rest of GitHub's rule."""
+
+# https://git-scm.com/docs/git-check-ref-format, and nothing that a command could take for an option.
+_BAD_REF = re.compile(r"(^[-/.])|(\.\.)|(//)|(/\.)|(@\{)|([~^:?*\[\\])|((\.|/|\.lock)$)")
+
+
+def _check_ref(ref: str) -> None:
+    if _BAD_REF.search(ref):
+        raise BadLink(f"“{_shown(ref)}” cannot be the name of a branch, tag or commit.")
+
+
+def _check_path(url: str) -> None:
+    try:
+        path = urlsplit(url).path
+    except ValueError as error:
+        raise BadLink("The repository's address is not a URL.") from error
+    segments = unquote(path).split("/")
+    if any(segment in {".", ".."} or segment.startswith("-") for segment in segments):
+        raise BadLink("A repository's address cannot hold “.” or “..” as a part, nor a part that starts with “-”.")
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """The canonical identity of a repository, equal for every spelling of it.
+
+    ``gh/O/R`` and ``git/https://github.com/o/r.git`` are one repository. Policies, limits and records count by it.
+    """
+
+    url: str
+
+    @classmethod
+    def of_url(cls, url: str) -> Self:
+        """From an address: host in lower case, default port, ``.git`` and credentials dropped.
+
+        GitHub and GitLab do not tell upper from lower case in names, so neither does their identity.
+        Raises `BadLink` where the text is no URL.
+        """
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as error:
+            raise BadLink("The repository's address is not a URL.") from error
+        try:
+            host = (parts.hostname or "").rstrip(".").encode("idna").decode("ascii").lower()
+            segments = [quote(unquote_to_bytes(part), safe="~!$&'()*+,;=:@") for part in parts.path.split("/") if part]
+        except UnicodeError as error:
+            raise BadLink("The repository's address holds what no host and no path could have.") from error
+        if not host:
+            raise BadLink("The repository's address names no host.")
+        host = f"[{host}]" if ":" in host else host
+        if port is not None and port != {"https": 443, "http": 80}.get(parts.scheme):
+            host = f"{host}:{port}"
+        path = "".join(f"/{segment}" for segment in segments).removesuffix(".git")
+        if host in {"github.com", "gitlab.com", "www.github.com"}:
+            host, path = host.removeprefix("www."), path.lower()
+        return cls(urlunsplit((parts.scheme.lower(), host, path, "", "")))
+
+    @property
+    def short(self) -> str:
+        """For a heading: ``github.com/owner/name``."""
+        return self.url.partition("://")[2]
+
+
+def safe_urlpath(urlpath: str) -> str:
+    """A path below the person's own server, without its leading slash; empty for the server's own default.
+
+    Raises `BadLink` for whatever could lead a browser elsewhere: another site, a scheme, a backslash, ``..``, control characters.
+    """
+    if len(urlpath) > MAX_URLPATH_LENGTH:
+        raise BadLink("The path to open in this link is too long.")
+    text = unquote(urlpath)
+    path = re.split(r"[?#]", urlpath, maxsplit=1)[0]
+    try:
+        parts = urlsplit(urlpath)
+    except ValueError as error:
+        raise BadLink("The path to open in this link is no path. Use one such as lab/tree/index.ipynb.") from error
+    if (
+        parts.scheme
+        or parts.netloc
+        or "\\" in text
+        or any(ord(character) < 32 or ord(character) == 127 for character in text)
+        or text.startswith("//")
+        or any(part.strip() == ".." for part in unquote(unquote(path)).split("/"))
+    ):
+        raise BadLink(
+            "The path to open in this link leads outside the session. Use a path below it, such as lab/tree/index.ipynb."
+        )
+    return urlpath.lstrip("/")
