@@ -217,6 +217,7 @@ class ReplayBuildService(Application):
         server.stop()
         if self.stop_builds_on_exit:
             await builds.cancel_all()
+        feed.end()
         await server.close_all_connections()
 
     def _make_site(self, state: Path, store: Store, feed: EventFeed, builds: Builds, launches: Launches) -> Site:

@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5.0
 
+LOOK_SECONDS = 0.01
+"""Between two looks at a build whose events have ended."""
+
 MOST_FAULTS = 5
 """How often in a row driving a build may break before it is ended."""
 
@@ -144,6 +147,8 @@ class Builds:
                 return build
             async for _ in self._feed.follow(build_stream(build_id), 0):
                 pass
+            # The feed also ends with the process, which has a moment left.
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def cancel(self, build_id: BuildId) -> None:
         """End a build that this process drives, really. No error where it has ended."""

@@ -60,8 +60,12 @@ class _Reader:
             self.first += surplus
         self.finished = page.finished
         if page.events or page.finished:
-            changed, self.changed = self.changed, asyncio.Event()
-            changed.set()
+            self.wake()
+
+    def wake(self) -> None:
+        """Have all who wait look again."""
+        changed, self.changed = self.changed, asyncio.Event()
+        changed.set()
 
 
 class EventFeed:
@@ -72,6 +76,16 @@ class EventFeed:
         self._encode = encode
         self._tasks = tasks
         self._readers: dict[str, _Reader] = {}
+        self._has_ended = False
+
+    def end(self) -> None:
+        """The process ends: every watcher's stream does too, so that it is closed in good order and asked for elsewhere.
+
+        A proxy between may never tell a watcher of a connection that was just cut.
+        """
+        self._has_ended = True
+        for reader in self._readers.values():
+            reader.wake()
 
     def notify(self, stream: str) -> None:
         """Events of this stream were stored: its reader, if there is one, looks at once."""
@@ -91,7 +105,7 @@ class EventFeed:
             self._tasks.create_task(self._read(stream, reader), name=f"reader of {stream}")
         reader.watchers += 1
         try:
-            while True:
+            while not self._has_ended:
                 changed = reader.changed
                 if cursor + 1 < reader.first:
                     page = await self._page(stream, cursor, PAGE)

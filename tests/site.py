@@ -12,7 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +60,15 @@ c.Spawner.args = []
 c.SimpleLocalProcessSpawner.home_dir_template = _os.path.join(_os.getcwd(), "homes", "{{username}}")
 """
 """Configuration for an ordinary server that starts at once and tells how it was started; for `Site.ordinary_server`."""
+
+
+DEAD_SERVICES_ARE_STARTED_SOON = """
+from jupyterhub.services import service as _service
+class _LookedAfter(_service._ServiceSpawner):
+    poll_interval = 1
+_service._ServiceSpawner = _LookedAfter
+"""
+"""Configuration for a hub that looks after its services each second; JupyterHub's own 30 are no setting."""
 
 
 @dataclass(frozen=True)
@@ -316,7 +325,7 @@ class ApiClient:
     def get(self, launch_id: str) -> dict[str, Any]:
         return self.http.get(f"api/launches/{launch_id}").json()
 
-    def events(self, launch_id: str, after: str = "", *, timeout: float = 120) -> Iterator[tuple[str, dict[str, Any]]]:
+    def events(self, launch_id: str, after: str = "", *, timeout: float = 120) -> Generator[tuple[str, dict[str, Any]]]:
         """Id and data of each event, until the stream ends."""
         headers = {"Last-Event-ID": after} if after else {}
         with self.http.stream("GET", f"api/launches/{launch_id}/events", headers=headers, timeout=timeout) as response:

@@ -6,7 +6,6 @@ survives a restart of the service and may come back to another replica.
 
 import base64
 import json
-import logging
 import time
 import zlib
 from collections import deque
@@ -21,10 +20,9 @@ from tornado import web
 
 from replay_build_service.domain import Person
 
-log = logging.getLogger(__name__)
-
-_MOST_NEXT_URL = 8000
-"""Characters of a state before it is encrypted; a longer one would not fit a cookie."""
+MOST_STATE = 1200
+"""Characters of a state. It comes twice in a cookie's encodings on its way through the hub's own login, and no browser
+keeps a cookie of more than 4096 bytes."""
 
 
 class StatelessHubOAuth(HubOAuth):
@@ -39,18 +37,21 @@ class StatelessHubOAuth(HubOAuth):
 
     def generate_state(self, next_url: str | None = None, **extra_state: Any) -> str:
         """An opaque state that only this service can read."""
-        text = json.dumps({"next_url": next_url, **extra_state})
-        if len(text) > _MOST_NEXT_URL:
-            text = json.dumps({"next_url": None, **extra_state})
-        return self._box.encrypt(zlib.compress(text.encode(), 9)).decode()
+        state = self._sealed({"next_url": next_url, **extra_state})
+        # Who came with a link that is too long for it lands on the home page.
+        return state if len(state) <= MOST_STATE else self._sealed({"next_url": None, **extra_state})
+
+    def _sealed(self, state: dict[str, Any]) -> str:
+        return self._box.encrypt(zlib.compress(json.dumps(state).encode(), 9)).decode()
 
     def _decode_state(self, state_id: str | bytes, /) -> dict[str, Any]:
         token = state_id if isinstance(state_id, bytes) else state_id.encode("ascii", "replace")
         try:
             return json.loads(zlib.decompress(self._box.decrypt(token, ttl=self.oauth_state_max_age)))
         except InvalidToken:
-            log.info("A login came back with a state that is too old or not ours")
-            return {}
+            raise web.HTTPError(
+                403, "This login took too long, or it was not begun here. Open the link again to log in."
+            ) from None
 
     def clear_oauth_state(self, state_id: str | bytes) -> None:
         """Nothing is kept, so there is nothing to clear; the cookie that must match the state is cleared by the caller."""

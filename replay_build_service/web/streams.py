@@ -28,6 +28,12 @@ from replay_build_service.web.base import ApiHandler
 
 log = logging.getLogger(__name__)
 
+ALIVE_SECONDS = 10.0
+"""How often a quiet stream says that it is alive."""
+
+ALIVE = b"event: alive\ndata:\n\n"
+"""An event and not a comment, so that a page's script sees it: a proxy may keep a connection open whose other end is dead."""
+
 _ID = re.compile(r"([wbl])(\d{1,12})")
 
 
@@ -57,7 +63,7 @@ class _StreamHandler(ApiHandler):
             await self.flush()
             async with aclosing(frames):
                 async for batch in frames:
-                    self.write(b"".join(batch) if batch else b": still here\n\n")
+                    self.write(b"".join(batch) if batch else ALIVE)
                     await self.flush()
         except (StreamClosedError, asyncio.CancelledError):
             log.debug("A watcher of %s left", self.request.path)
@@ -84,7 +90,7 @@ class LaunchEvents(_StreamHandler):
         feed, stream = self.site.feed, launch_stream(launch_id)
         told = sequence if part in {"w", "l"} else 0
         if part == "w" and not await self._has_come_to_build(launch_id, told):
-            async with aclosing(feed.follow(stream, told)) as followed:
+            async with aclosing(feed.follow(stream, told, ALIVE_SECONDS)) as followed:
                 async for frames in followed:
                     # What comes after the build must wait for it, also where a late reader gets both at once.
                     due = list(takewhile(_is_before_build, frames))
@@ -95,12 +101,13 @@ class LaunchEvents(_StreamHandler):
                         break
         build_id = None if part == "l" else await self._build_of(launch_id)
         if build_id is not None:
-            async with aclosing(feed.follow(build_stream(build_id), sequence if part == "b" else 0)) as followed:
+            after = sequence if part == "b" else 0
+            async with aclosing(feed.follow(build_stream(build_id), after, ALIVE_SECONDS)) as followed:
                 async for frames in followed:
                     yield frames
         if part == "b":
             told = await self._before_build(stream)
-        async with aclosing(feed.follow(stream, told)) as followed:
+        async with aclosing(feed.follow(stream, told, ALIVE_SECONDS)) as followed:
             async for frames in followed:
                 yield frames
 
@@ -130,4 +137,5 @@ class BuildEvents(_StreamHandler):
         if await self.site.store.get_build(BuildId(build_id)) is None:
             raise web.HTTPError(404, "There is no such build.")
         part, sequence = self.last_seen()
-        await self.send(self.site.feed.follow(build_stream(BuildId(build_id)), sequence if part == "b" else 0))
+        after = sequence if part == "b" else 0
+        await self.send(self.site.feed.follow(build_stream(BuildId(build_id)), after, ALIVE_SECONDS))

@@ -86,6 +86,7 @@ def hostile() -> Iterator[HostileSite]:
 @pytest.fixture(scope="module", params=HUBS)
 def prepared(request: pytest.FixtureRequest, sites: Sites, chromium: "Browser") -> Iterator[Target]:
     site = sites.start(python=request.param, extra_config=ORDINARY_SERVERS)
+    site.client(DMITRI)
     built = site.repository("built", {"README.md": "built\n"})
     unbuilt = site.repository("unbuilt", {"README.md": "not built\n"})
     ended = site.client(ADA).launch_and_wait(built)["id"]
