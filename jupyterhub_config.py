@@ -53,14 +53,13 @@ state.mkdir(parents=True, exist_ok=True, mode=0o700)
 hub_port, proxy_api_port, service_port = setting("PORTS", "8081,8001,10101").split(",")
 public_url = setting("URL", "http://127.0.0.1:8000")
 
-# The virtual organisations that EGI Replay serves; the address is where one enrols.
+# The virtual organisations that EGI Replay serves. Their pages in EGI's Operations Portal say how one enrols.
 EGI_VOS = """
-    vo.notebooks.egi.eu=https://aai.egi.eu/auth/realms/id/account/#/enroll?groupPath=/vo.notebooks.egi.eu
-    vo.access.egi.eu=https://aai.egi.eu/auth/realms/id/account/#/enroll?groupPath=/vo.access.egi.eu
-    auger= biomed= vo.reliance-project.eu= eiscat.se= eval.c-scale.eu= vo.panosc.eu= vo.environmental.egi.eu=
-    vo.lethe-project.eu= vo.cessda.eduteams.org=
+    vo.notebooks.egi.eu vo.access.egi.eu auger biomed vo.reliance-project.eu eiscat.se eval.c-scale.eu vo.panosc.eu
+    vo.environmental.egi.eu vo.lethe-project.eu vo.cessda.eduteams.org
 """
-vos = dict(entry.split("=", 1) for entry in setting("VOS", EGI_VOS).split())
+egi_vos = {vo: f"https://operations-portal.egi.eu/vo/view/voname/{vo}" for vo in EGI_VOS.split()}
+vos = {entry.partition("=")[0]: entry.partition("=")[2] for entry in setting("VOS").split()} or egi_vos
 
 # ---- The hub ---------------------------------------------------------------------------------------------------------
 

@@ -26,7 +26,9 @@ def test_somebody_in_no_vo_is_told_which_would_do_and_can_change_the_account(
     page.get_by_role("button", name=BORIS.name).click()
     expect(page.get_by_text(BORIS.name).first).to_be_visible()
     expect(page.get_by_text(BORIS.email).first).to_be_visible()
-    expect(page.get_by_role("link", name="vo.notebooks.egi.eu")).to_have_attribute("href", "https://aai.egi.eu/auth/realms/id/account/#/enroll?groupPath=/vo.notebooks.egi.eu")
+    expect(page.get_by_role("link", name="vo.notebooks.egi.eu")).to_have_attribute(
+        "href", "https://operations-portal.egi.eu/vo/view/voname/vo.notebooks.egi.eu"
+    )
     expect(page.get_by_text("vo.environmental.egi.eu").first).to_be_visible()
     picture(page, "refused")
     assert site.admin("GET", f"/users/{BORIS.voperson_id}").status_code == 404
