@@ -81,11 +81,11 @@ c.JupyterHub.authenticator_class = EGICheckinAuthenticator
 c.EGICheckinAuthenticator.auto_login = True
 if issuer := setting("OIDC_ISSUER"):
     c.EGICheckinAuthenticator.issuer = issuer
-c.EGICheckinAuthenticator.client_id = setting("OIDC_CLIENT_ID")
-if secret_file := setting("OIDC_CLIENT_SECRET_FILE"):
-    c.EGICheckinAuthenticator.client_secret = Path(secret_file).read_text().strip()
-elif "JUPYTERHUB_SERVICE_NAME" not in os.environ:
+client_id, secret_file = setting("OIDC_CLIENT_ID"), setting("OIDC_CLIENT_SECRET_FILE")
+if not (client_id and secret_file):
     sys.exit("Set REPLAY_OIDC_CLIENT_ID and REPLAY_OIDC_CLIENT_SECRET_FILE: the client that you registered at EGI Check-in.")
+c.EGICheckinAuthenticator.client_id = client_id
+c.EGICheckinAuthenticator.client_secret = Path(secret_file).read_text().strip()
 c.EGICheckinAuthenticator.oauth_callback_url = f"{public_url}/hub/oauth_callback"
 c.EGICheckinAuthenticator.permitted_vos = vos
 c.EGICheckinAuthenticator.enable_auth_state = True
