@@ -6,77 +6,45 @@ both spawners log the moment with milliseconds.
 """
 
 import re
-import secrets
-import subprocess
-import sys
 import time
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from statistics import median
 
 import httpx
-import psutil
 
 from benchmarks.figures import spread
 from demo.people import ADA
-from tests.login_fixtures import free_ports
-from tests.requirements import ROOT
-from tests.site import ApiClient, Repo, Site, Sites, until_it_answers
+from tests.site import ApiClient, Repo, Site, Sites
 
 LOOK_SECONDS = 0.01
 
 
 class PlainHub:
-    """A hub with the stock spawner that starts the environment's own server."""
+    """The same hub with the same login, but with the stock spawner, which starts the environment's own server."""
 
-    def __init__(self, folder: Path, environment: Path) -> None:
-        public, own, proxy_api = free_ports(3)
-        folder.mkdir(parents=True)
-        self.url, self.token, self.log = f"http://127.0.0.1:{public}", secrets.token_hex(16), folder / "hub.log"
-        (folder / "jupyterhub_config.py").write_text(
-            f"""
+    def __init__(self, sites: Sites, environment: Path) -> None:
+        self.site = sites.start(
+            extra_config=f"""
 import os
-c.JupyterHub.bind_url = "{self.url}"
-c.JupyterHub.hub_bind_url = "http://127.0.0.1:{own}"
-c.ConfigurableHTTPProxy.api_url = "http://127.0.0.1:{proxy_api}"
-c.ConfigurableHTTPProxy.command = ["node", "{ROOT}/node_modules/configurable-http-proxy/bin/configurable-http-proxy"]
-c.JupyterHub.authenticator_class = "dummy"
-c.Authenticator.allow_all = True
 c.JupyterHub.spawner_class = "simple"
-c.SimpleLocalProcessSpawner.home_dir_template = "{folder}/home-{{username}}"
+c.SimpleLocalProcessSpawner.home_dir_template = os.path.abspath("home-{{username}}")
 c.Spawner.cmd = ["{environment}/bin/jupyterhub-singleuser"]
 c.Spawner.args = ["--allow-root"] if os.geteuid() == 0 else []
-c.Spawner.default_url = "/lab"
-c.JupyterHub.tornado_settings = {{"slow_spawn_timeout": 0}}
-c.JupyterHub.load_groups = {{"all": {{"users": ["ada"]}}}}
-c.JupyterHub.api_tokens = {{"{self.token}": "ada"}}
 """
         )
-        with self.log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "jupyterhub"], cwd=folder, stdout=output, stderr=output, start_new_session=True
-            )
-        until_it_answers(f"{self.url}/hub/health", self.process, self.log)
-        self.http = httpx.Client(base_url=self.url, headers={"Authorization": f"token {self.token}"}, timeout=60)
-
-    def close(self) -> None:
-        self.http.close()
-        below = psutil.Process(self.process.pid).children(recursive=True)
-        self.process.terminate()
-        self.process.wait(40)
-        for left in below:
-            with suppress(psutil.NoSuchProcess):
-                left.kill()
+        self.ada = self.site.client(ADA)
+        self.log = self.site.folder / "hub.log"
 
     def round(self) -> tuple[float, float]:
         """Seconds to a server that answers, and to the start of its process."""
-        mark, began, clock = self.log.stat().st_size, time.time(), time.perf_counter()
-        self.http.post("/hub/api/users/ada/server").raise_for_status()
-        until_served(self.http, "/user/ada/api")
-        taken = time.perf_counter() - clock
-        self.http.request("DELETE", "/hub/api/users/ada/server")
-        until_gone(lambda: self.http.get("/hub/api/users/ada").json()["servers"])
+        with httpx.Client(base_url=self.site.url, headers=dict(self.ada.http.headers), timeout=60) as http:
+            http.get("/hub/api/user").raise_for_status()
+            mark, began, clock = self.log.stat().st_size, time.time(), time.perf_counter()
+            http.post(f"/hub/api/users/{ADA.voperson_id}/server").raise_for_status()
+            until_served(http, f"/user/{ADA.voperson_id}/api")
+            taken = time.perf_counter() - clock
+        self.site.stop_server(ADA)
         return taken, started_at(self.log, mark) - began
 
 
@@ -90,14 +58,6 @@ def until_served(http: httpx.Client, path: str) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(path)
         time.sleep(LOOK_SECONDS)
-
-
-def until_gone(look) -> None:  # type: ignore[no-untyped-def]
-    deadline = time.monotonic() + 60
-    while look():
-        if time.monotonic() > deadline:
-            raise TimeoutError("the server did not stop")
-        time.sleep(0.05)
 
 
 def started_at(log: Path, mark: int) -> float:
@@ -114,11 +74,13 @@ def started_at(log: Path, mark: int) -> float:
 def replay_round(site: Site, ada: ApiClient, repo: Repo) -> tuple[float, float]:
     """The same through Replay: from the POST of the launch."""
     log = site.folder / "hub.log"
-    mark, began, clock = log.stat().st_size, time.time(), time.perf_counter()
-    ada.http.post("api/launches", json={"repo": repo.spec.removesuffix("HEAD") + repo.commit}).raise_for_status()
     with httpx.Client(base_url=site.url, headers=dict(ada.http.headers), timeout=60) as http:
+        http.get("/services/replay/health").raise_for_status()
+        mark, began, clock = log.stat().st_size, time.time(), time.perf_counter()
+        wish = {"repo": repo.spec.removesuffix("HEAD") + repo.commit}
+        http.post("/services/replay/api/launches", json=wish).raise_for_status()
         until_served(http, f"/user/{ADA.voperson_id}/api")
-    taken = time.perf_counter() - clock
+        taken = time.perf_counter() - clock
     site.stop_server(ADA)
     return taken, started_at(log, mark) - began
 
@@ -132,12 +94,10 @@ def measure(folder: Path, rounds: int) -> str:
         ada.launch_and_wait(repo)
         site.stop_server(ADA)
         (environment,) = (site.state / "builds").glob("*/venv")
-        plain = PlainHub(folder / "plain", environment)
-        try:
-            plain.round(), replay_round(site, ada, repo)
-            pairs = [(plain.round(), replay_round(site, ada, repo)) for _ in range(rounds)]
-        finally:
-            plain.close()
+        plain = PlainHub(sites, environment)
+        plain.round()
+        replay_round(site, ada, repo)
+        pairs = [(plain.round(), replay_round(site, ada, repo)) for _ in range(rounds)]
     hubs, replays = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     ratio = median(taken for taken, _ in replays) / median(taken for taken, _ in hubs)
     share = median(start for _, start in replays) - median(start for _, start in hubs)

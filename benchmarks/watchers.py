@@ -74,7 +74,7 @@ async def watch_all(site: Site, repo: Repo, tokens: list[str], release: Path) ->
         async def let_it_print() -> None:
             for _ in range(PEOPLE):
                 await watching.acquire()
-            release.touch()
+            await asyncio.to_thread(release.touch)
 
         _, *seen = await asyncio.gather(let_it_print(), *(watch(token) for token in tokens))
     return seen

@@ -33,7 +33,7 @@ from replay_build_service.providers.base import RepoProvider
 from replay_build_service.providers.gh import GitHubProvider
 from replay_build_service.providers.git import GitProvider
 from replay_build_service.web import MOST_BODY_BYTES, Site, encode_event, make_application, make_templates
-from replay_build_service.web.auth import StatelessHubOAuth
+from replay_build_service.web.auth import RateLimit, StatelessHubOAuth
 
 VENV_NOTICES = (
     "Builds and sessions on this site are ordinary processes of one account on one machine: they are not isolated "
@@ -105,6 +105,8 @@ class ReplayBuildService(Application):
     ca_file = Unicode("", help="File with the certificates of authorities to trust, instead of the system's.").tag(config=True)
 
     builder = Enum(["venv"], "venv", help="Which builder makes images.").tag(config=True)
+    launches_per_minute = Integer(30, min=1, help="How many launches one person may ask for in a minute.").tag(config=True)
+    looks_per_minute = Integer(120, min=1, help="How many links one person may open in a minute.").tag(config=True)
     builds_at_once = Integer(2, min=1, help="How many builds run at the same time; the others wait.").tag(config=True)
     build_timeout = Float(1800, min=1, help="Seconds that a build may take.").tag(config=True)
     build_output_limit = ByteSpecification(50 * 1024**2, help="How much a build may print.").tag(config=True)
@@ -217,7 +219,7 @@ class ReplayBuildService(Application):
         server.stop()
         if self.stop_builds_on_exit:
             await builds.cancel_all()
-        feed.end()
+        await feed.end()
         await server.close_all_connections()
 
     def _make_site(self, state: Path, store: Store, feed: EventFeed, builds: Builds, launches: Launches) -> Site:
@@ -236,6 +238,8 @@ class ReplayBuildService(Application):
             hub_home_url=f"{str(hub_auth.hub_prefix).rstrip('/')}/home",
             internal_token=_secret(Path(self.token_file), 32).hex(),
             notices=VENV_NOTICES,
+            launch_limit=RateLimit(self.launches_per_minute, 60),
+            look_limit=RateLimit(self.looks_per_minute, 60),
         )
 
     def _make_builder(self, state: Path) -> Builder:

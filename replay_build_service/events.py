@@ -10,6 +10,7 @@ No database, web or builder may come in here: the store is known by a protocol, 
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from typing import Protocol
 
 from replay_build_service.domain import Event, StreamPage
@@ -21,6 +22,9 @@ PAGE = 500
 
 WINDOW = 5000
 """Frames that a reader keeps in memory; a watcher that is further behind reads pages of its own."""
+
+FAREWELL_SECONDS = 2.0
+"""How long watchers may take to leave when the process ends."""
 
 POLL_SECONDS = 1.0
 """How often a reader looks without being told: another replica may write the stream."""
@@ -76,16 +80,23 @@ class EventFeed:
         self._encode = encode
         self._tasks = tasks
         self._readers: dict[str, _Reader] = {}
-        self._has_ended = False
+        self._watchers = 0
+        self._nobody_watches = asyncio.Event()
+        self.has_ended = False
 
-    def end(self) -> None:
+    async def end(self) -> None:
         """The process ends: every watcher's stream does too, so that it is closed in good order and asked for elsewhere.
 
-        A proxy between may never tell a watcher of a connection that was just cut.
+        A proxy in between may never tell a watcher of a connection that was just cut. A slow watcher is not waited for.
         """
-        self._has_ended = True
+        self.has_ended = True
         for reader in self._readers.values():
             reader.wake()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_SECONDS):
+                while self._watchers:
+                    self._nobody_watches.clear()
+                    await self._nobody_watches.wait()
 
     def notify(self, stream: str) -> None:
         """Events of this stream were stored: its reader, if there is one, looks at once."""
@@ -99,13 +110,16 @@ class EventFeed:
         that the stream never had means nothing: it is followed from its start. Close the generator to leave early.
         """
         cursor = await self._known_position(stream, after)
+        if self.has_ended:
+            return
         reader = self._readers.get(stream)
         if reader is None:
             reader = self._readers[stream] = _Reader(cursor)
             self._tasks.create_task(self._read(stream, reader), name=f"reader of {stream}")
         reader.watchers += 1
+        self._watchers += 1
         try:
-            while not self._has_ended:
+            while not self.has_ended:
                 changed = reader.changed
                 if cursor + 1 < reader.first:
                     page = await self._page(stream, cursor, PAGE)
@@ -126,6 +140,8 @@ class EventFeed:
         finally:
             reader.watchers -= 1
             reader.stored.set()
+            self._watchers -= 1
+            self._nobody_watches.set()
 
     async def _known_position(self, stream: str, after: int) -> int:
         """``after``, or 0 where the stream has not come so far: a reader that began there would keep all others waiting."""

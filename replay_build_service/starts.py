@@ -85,21 +85,24 @@ class Starts:
     async def start(self, launch: Launch, server: Server | None) -> None:
         """Have the hub start the server of a launch whose image is there, and follow it.
 
-        ``server`` is what the hub said a moment ago, if anybody asked. A start that an earlier process had asked for is followed.
+        ``server`` is what the hub said a moment ago, where the launch is new. Without it, a start that an earlier process
+        had asked for is followed.
         """
-        await self._say(launch.id, Phase.LAUNCHING, "Starting your server.")
-        server = server or await self._hub.server(launch.user, launch.server_name)
+        if server is None:
+            server = await self._hub.server(launch.user, launch.server_name)
+            current = await self._store.get_launch(launch.id)
+            if server.status is ServerStatus.ABSENT and current is not None and current.consumed_at is not None:
+                raise Conflict("The server of this launch has stopped before it was ready. Open the link again.")
         if server.status is ServerStatus.STOPPING:
             await self._say(launch.id, Phase.LAUNCHING, "Waiting for your last server to stop.")
             await self._until_stopped(launch.user, launch.server_name)
             server = Server(ServerStatus.ABSENT)
         if server.status is ServerStatus.ABSENT:
-            current = await self._store.get_launch(launch.id)
-            if current is not None and current.consumed_at is not None:
-                raise Conflict("The server of this launch has stopped before it was ready. Open the link again.")
             await self._hub.start(launch.user, launch.server_name, launch.id)
         elif server.launch_id != launch.id:
             raise Conflict("Another server of yours was started meanwhile. Open the link again to choose.")
+        # Told once the hub has been asked: the person waits for the server, not for the sentence.
+        await self._say(launch.id, Phase.LAUNCHING, "Starting your server.")
         await self.follow(launch)
 
     async def follow(self, launch: Launch) -> None:

@@ -50,11 +50,10 @@ class LinkHandler(BaseHandler):
         # The path as it came: what follows /v2/ may hold encoded slashes.
         raw = self.request.path.split("/v2/", 1)[1]
         if self.current_user is None:
-            self._show(
-                "replay_link.html",
-                preview=LinkPreview.of(raw),
-                login_url=url_concat(self.authenticator.login_url(self.hub.base_url), {"next": self.request.uri}),
-            )
+            # Every hub has an authenticator; its own login page, so that one click leads to the provider.
+            login = self.authenticator.login_url(self.hub.base_url)  # pyright: ignore[reportOptionalMemberAccess]
+            login_url = url_concat(login, {"next": self.request.uri})
+            self._show("replay_link.html", preview=LinkPreview.of(raw), login_url=login_url)
         elif await _client(self._service_url, self._token_file).is_up():
             query = f"?{self.request.query}" if self.request.query else ""
             self.redirect(f"{self._home_url}v2/{raw}{query}")

@@ -174,21 +174,22 @@ c.JupyterHub.load_roles.append({{
             return alive
         return []
 
-    def processes(self) -> list[psutil.Process]:
-        """All processes of this site: those that name its folder."""
+    def processes(self, module: str = "") -> list[psutil.Process]:
+        """All processes of this site: those that name its folder. With ``module``: those that run it."""
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 if process.status() == psutil.STATUS_ZOMBIE:
                     continue
-                words = [*process.cmdline(), process.environ().get("REPLAY_STATE_DIR", ""), process.cwd()]
-                if any(str(self.folder) in word for word in words):
+                command = process.cmdline()
+                words = [*command, process.environ().get("REPLAY_STATE_DIR", ""), process.cwd()]
+                if any(str(self.folder) in word for word in words) and (not module or module in command):
                     found.append(process)
         return found
 
     def service_process(self) -> psutil.Process:
         """The build service."""
-        (found,) = [process for process in self.processes() if "replay_build_service.app" in process.cmdline()]
+        (found,) = self.processes("replay_build_service.app")
         return found
 
     def hub_process(self) -> psutil.Process:
@@ -198,12 +199,7 @@ c.JupyterHub.load_roles.append({{
 
     def runners(self) -> list[psutil.Process]:
         """The processes of builds, one for each that runs."""
-        found = []
-        for process in self.processes():
-            with suppress(psutil.NoSuchProcess):
-                if "replay_build_service.builders.venv_runner" in process.cmdline():
-                    found.append(process)
-        return found
+        return self.processes("replay_build_service.builders.venv_runner")
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """What the service's database holds, read beside it."""

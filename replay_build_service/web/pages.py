@@ -51,6 +51,10 @@ def _distinct(launches: Any) -> list[Any]:
 class LinkPage(PageHandler):
     """A link, opened by somebody who is logged in: what will run, and one button. Starts nothing."""
 
+    def decode_argument(self, value: bytes, name: str | None = None) -> str:
+        """Bytes in the path that are no text are told as such by whoever reads the link, not as a mere 400."""
+        return value.decode("utf8", "replace") if name is None else super().decode_argument(value, name)
+
     async def get(self, text: str) -> None:
         self.site.look_limit.take(self.person.name)
         # The path as it came, since what follows /v2/ may hold encoded slashes.
@@ -167,3 +171,9 @@ class NoSuchPage(PageHandler):
     async def prepare(self) -> None:
         self.current_user = self._hub_auth_user_cache = None
         raise web.HTTPError(404, "There is no such page. Go to Replay's home, or open the link again.")
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        if self.request.path.startswith(f"{self.site.base_url}api/"):
+            self.write_json(self.explained(kwargs), self.get_status())
+        else:
+            super().write_error(status_code, **kwargs)

@@ -99,12 +99,16 @@ class LaunchEvents(_StreamHandler):
                         yield due
                     if len(due) < len(frames) or await self._has_come_to_build(launch_id, told):
                         break
+        if feed.has_ended:
+            return
         build_id = None if part == "l" else await self._build_of(launch_id)
         if build_id is not None:
             after = sequence if part == "b" else 0
             async with aclosing(feed.follow(build_stream(build_id), after, ALIVE_SECONDS)) as followed:
                 async for frames in followed:
                     yield frames
+        if feed.has_ended:
+            return
         if part == "b":
             told = await self._before_build(stream)
         async with aclosing(feed.follow(stream, told, ALIVE_SECONDS)) as followed:
