@@ -49,7 +49,7 @@ class BuildStore(Protocol):
 
     async def find_image(self, name: ImageName) -> RunnableImage | None: ...
     async def forget_image(self, name: ImageName, image: RunnableImage) -> None: ...
-    async def join_build(self, job: BuildJob, requested_by: str) -> tuple[Build, bool]: ...
+    async def join_build(self, job: BuildJob, requested_by: str) -> tuple[Build, bool] | None: ...
     async def get_build(self, build_id: BuildId) -> Build | None: ...
     async def unfinished_builds(self) -> Sequence[Build]: ...
     async def known_build_ids(self) -> frozenset[BuildId]: ...
@@ -114,11 +114,14 @@ class Builds:
     async def ensure(self, resolved: ResolvedRef, requested_by: str) -> RunnableImage | Build:
         """The image, if it is there; else the one build of it, started now or joined."""
         name = self.name_of(resolved)
-        if image := await self.find(name):
-            return image
         job = BuildJob(BuildId(secrets.token_hex(8)), name, resolved, self._builder.recipe)
-        build, _ = await self._store.join_build(job, requested_by)
+        while True:
+            if image := await self.find(name):
+                return image
+            if joined := await self._store.join_build(job, requested_by):
+                break
         # Also where another process drives it: this one then waits for the lease and goes on where that one died.
+        build, _ = joined
         self._drive(build)
         return build
 

@@ -6,7 +6,7 @@ import httpx
 
 from replay_build_service.schemas import LaunchPlan, PlanRequest, Refusal
 
-PLAN_SECONDS = 30.0
+PLAN_SECONDS = 10.0
 PING_SECONDS = 3.0
 
 

@@ -66,9 +66,14 @@ class Store(LaunchQueries, EventQueries):
 
     # builds
 
-    async def join_build(self, job: BuildJob, requested_by: str) -> tuple[Build, bool]:
-        """The active build of that image, or a new one; and whether it is new. Any number of callers get one build."""
+    async def join_build(self, job: BuildJob, requested_by: str) -> tuple[Build, bool] | None:
+        """The active build of that image, or a new one; and whether it is new. Any number of callers get one build.
+
+        ``None`` where the image is there: a build of it may have ended since the caller looked.
+        """
         async with self._writing() as session:
+            if await session.get(ImageRow, str(job.image_name)) is not None:
+                return None
             active = await session.scalar(
                 select(BuildRow).where(BuildRow.image_name == str(job.image_name), BuildRow.active.is_(True))
             )

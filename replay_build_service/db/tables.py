@@ -20,6 +20,13 @@ class Personal:
     retention: str
 
 
+_WITH_RECORD = "as long as the record"
+
+
+def _personal(purpose: str, retention: str = _WITH_RECORD) -> dict[str, Personal]:
+    return {"personal": Personal(purpose, retention)}
+
+
 class UTCDateTime(TypeDecorator[datetime]):
     """A point in time with its zone: stored as UTC without one, since SQLite keeps none."""
 
@@ -43,7 +50,10 @@ class ResolvedColumns:
     provider: Mapped[str] = mapped_column(String(32))
     locator: Mapped[str] = mapped_column(Text)
     ref: Mapped[str] = mapped_column(Text)
-    repository: Mapped[str] = mapped_column(Text)
+    repository: Mapped[str] = mapped_column(
+        Text,
+        info=_personal("which repository a person opened (with the address and commit beside it): to build and run it"),
+    )
     fetch_url: Mapped[str] = mapped_column(Text)
     version: Mapped[str] = mapped_column(String(128))
 
@@ -74,11 +84,7 @@ class BuildRow(ResolvedColumns, Base):
     recipe: Mapped[str] = mapped_column(Text)
     requested_by: Mapped[str] = mapped_column(
         String(255),
-        info={
-            "personal": Personal(
-                "who asked for a build first, to answer questions about it", "as long as the build's record"
-            )
-        },
+        info=_personal("who asked for a build first, to answer questions about it"),
     )
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
@@ -112,7 +118,12 @@ class EventRow(Base):
     sequence: Mapped[int] = mapped_column(primary_key=True)
     kind: Mapped[str] = mapped_column(String(8))
     phase: Mapped[str] = mapped_column(String(16))
-    text: Mapped[str] = mapped_column(Text)
+    text: Mapped[str] = mapped_column(
+        Text,
+        info=_personal(
+            "the log of a build, as the repository printed it; in a launch's own events also the session's path, which names the person"
+        ),
+    )
     at: Mapped[datetime]
 
 
@@ -125,41 +136,29 @@ class LaunchRow(ResolvedColumns, Base):
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     user: Mapped[str] = mapped_column(
         String(255),
-        info={
-            "personal": Personal(
-                "whose launch it is: access, one server at a time, “my last launches”", "as long as the launch's record"
-            )
-        },
+        info=_personal("whose launch it is: access, one server at a time, “my last launches”"),
     )
-    server_name: Mapped[str] = mapped_column(String(255))
+    server_name: Mapped[str] = mapped_column(
+        String(255), info=_personal("which of the person's servers it is for, by the name they gave it")
+    )
     image_name: Mapped[str] = mapped_column(String(512))
     image_reference: Mapped[str | None] = mapped_column(Text)
     image_location: Mapped[str | None] = mapped_column(Text)
     build_id: Mapped[str | None] = mapped_column(String(32), index=True)
     vo: Mapped[str] = mapped_column(
         String(255),
-        info={
-            "personal": Personal(
-                "for which virtual organisation it runs: policy and accounting", "as long as the launch's record"
-            )
-        },
+        info=_personal("for which virtual organisation it runs: policy and accounting"),
     )
-    urlpath: Mapped[str] = mapped_column(
-        Text, info={"personal": Personal("what to open in the session", "as long as the launch's record")}
-    )
+    urlpath: Mapped[str] = mapped_column(Text, info=_personal("what to open in the session"))
     state: Mapped[str] = mapped_column(String(16), index=True)
-    created_at: Mapped[datetime] = mapped_column(
-        info={
-            "personal": Personal(
-                "when it was asked for: “my last launches”, freshness", "as long as the launch's record"
-            )
-        }
-    )
+    created_at: Mapped[datetime] = mapped_column(info=_personal("when it was asked for: “my last launches”, freshness"))
     starting_at: Mapped[datetime | None]
     """When its image was there and the hub was asked; from then on it is fresh for a while."""
-    consumed_at: Mapped[datetime | None]
-    ended_at: Mapped[datetime | None]
-    failure: Mapped[str | None] = mapped_column(Text)
+    consumed_at: Mapped[datetime | None] = mapped_column(
+        info=_personal("when its server was started: a launch is used once")
+    )
+    ended_at: Mapped[datetime | None] = mapped_column(info=_personal("when it was over"))
+    failure: Mapped[str | None] = mapped_column(Text, info=_personal("why it failed, as the person was told"))
 
 
 class ActiveServerRow(Base):
@@ -170,7 +169,9 @@ class ActiveServerRow(Base):
     user: Mapped[str] = mapped_column(
         String(255),
         primary_key=True,
-        info={"personal": Personal("one server at a time", "until another launch takes its place")},
+        info=_personal("one server at a time", "until another launch takes its place"),
     )
-    server_name: Mapped[str] = mapped_column(String(255), primary_key=True)
+    server_name: Mapped[str] = mapped_column(
+        String(255), primary_key=True, info=_personal("one server at a time", "until another launch takes its place")
+    )
     launch_id: Mapped[str] = mapped_column(String(32))

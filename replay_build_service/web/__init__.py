@@ -8,8 +8,7 @@ from tornado import web
 from tornado.web import url
 
 from replay_build_service.web.api import Badge, Health, LaunchApi, LaunchesApi, PlanDoor
-from replay_build_service.web.auth import StatelessHubOAuth
-from replay_build_service.web.base import MOST_BODY_BYTES, PlainHandler, Site
+from replay_build_service.web.base import MOST_BODY_BYTES, PageHandler, Site
 from replay_build_service.web.pages import (
     HomePage,
     LaunchChoice,
@@ -26,12 +25,11 @@ __all__ = ["MOST_BODY_BYTES", "Site", "encode_event", "make_application", "make_
 _STATIC = Path(__file__).parent / "static"
 
 
-class _OAuthCallback(HubOAuthCallbackHandler, PlainHandler):  # pyright: ignore[reportIncompatibleUnannotatedOverride, reportIncompatibleVariableOverride, reportIncompatibleMethodOverride] - the hub's XSRF is meant
-    """Where the hub sends a browser back to after its login."""
+class _OAuthCallback(HubOAuthCallbackHandler, PageHandler):  # pyright: ignore[reportIncompatibleUnannotatedOverride, reportIncompatibleVariableOverride, reportIncompatibleMethodOverride] - the hub's XSRF is meant
+    """Where the hub sends a browser back to after its login. Nobody is known yet, and nobody is asked for."""
 
-    @property
-    def hub_auth(self) -> StatelessHubOAuth:  # pyright: ignore[reportIncompatibleMethodOverride] - the hub's is a settable property
-        return self.site.hub_auth
+    async def prepare(self) -> None:
+        self.current_user = self._hub_auth_user_cache = None
 
 
 def make_templates() -> Environment:

@@ -105,7 +105,9 @@ class PlainHandler(web.RequestHandler):
                     nearest = list(error.nearest)
             case web.HTTPError() if error.status_code < 500:
                 status = error.status_code
-                message = error.log_message or responses.get(status, "The request was not understood") + "."
+                sentence = error.log_message or responses.get(status, "The request was not understood") + "."
+                # Tornado doubles the percent signs of a message without arguments.
+                message = sentence % error.args if error.args else sentence.replace("%%", "%")
             case web.HTTPError():
                 status = error.status_code
                 message = "The hub does not answer just now. Try again in a moment."

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
 
-@pytest.fixture(scope="session")
+# Ends with these tests: Playwright's event loop would be in the way of asynchronous tests that come after.
+@pytest.fixture(scope="package")
 def chromium() -> "Iterator[Browser]":
     from playwright.sync_api import sync_playwright
 

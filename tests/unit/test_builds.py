@@ -9,7 +9,7 @@ import pytest
 from replay_build_service import builds as builds_module
 from replay_build_service import events as events_module
 from replay_build_service.db import Store
-from replay_build_service.domain import Build, BuildStatus, FailureReason, RunnableImage, build_stream
+from replay_build_service.domain import Build, BuildStatus, FailureReason, ImageName, RunnableImage, build_stream
 from replay_build_service.errors import CannotBuild
 from tests.unit.core_fakes import BROKEN, FailingStore, FakeBuilder, a_house, a_store, image, ref
 
@@ -44,6 +44,28 @@ async def test_all_who_ask_for_one_image_get_one_build(store: Store) -> None:
         assert await house.builds.ensure(ref(), "late") == image()
         assert await house.texts(build_stream(build_id)) == ["one line", "The environment is built."]
         assert (await house.builds.finished(build_id)).requested_by.startswith("person-")
+
+
+async def test_who_asks_while_the_build_ends_gets_its_image_and_no_second_build(store: Store) -> None:
+    async with a_house(store) as house:
+        build = a_build(await house.builds.ensure(ref(), "ada"))
+        running = await house.builder.next()
+        find_image, has_looked, may_go_on = store.find_image, asyncio.Event(), asyncio.Event()
+
+        async def slow(name: ImageName) -> RunnableImage | None:
+            found = await find_image(name)
+            has_looked.set()
+            await may_go_on.wait()
+            return found
+
+        store.find_image = slow  # pyright: ignore[reportAttributeAccessIssue]
+        asking = asyncio.create_task(house.builds.ensure(ref(), "boris"))
+        await has_looked.wait()
+        running.end(image())
+        await house.builds.finished(build.id)
+        may_go_on.set()
+        assert await asking == image()
+        assert len(house.builder.jobs) == 1
 
 
 async def test_the_leaving_of_all_watchers_does_not_end_a_build(store: Store) -> None:
