@@ -116,6 +116,7 @@ c.JupyterHub.services = [
     },
     {
         "name": "idle-culler",
+        "environment": {"REPLAY_STATE_DIR": str(state)},
         "command": [
             sys.executable,
             "-m",

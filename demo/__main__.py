@@ -60,7 +60,6 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 def _run(port: int, folder: Path) -> int:
-    proxy_api, hub, service, checkin_port, git_port = range(port + 1, port + 6)
     for wanted in range(port, port + 6):
         _check_free(wanted, port)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -71,9 +70,9 @@ def _run(port: int, folder: Path) -> int:
         secret_file.write_text(secrets.token_hex(16))
     repositories = publish(folder / "git")
     with (
-        GitServer(folder / "git", port=git_port) as git,
+        GitServer(folder / "git", port=port + 5) as git,
         CheckinStandIn(
-            port=checkin_port,
+            port=port + 4,
             client_id=CLIENT_ID,
             client_secret=secret_file.read_text(),
             redirect_uris=[f"{url}/hub/oauth_callback"],
@@ -85,35 +84,38 @@ def _run(port: int, folder: Path) -> int:
             "OIDC_CLIENT_SECRET_FILE": str(secret_file),
             "OIDC_ISSUER": checkin.issuer,
             "URL": url,
-            "PORTS": f"{hub},{proxy_api},{service}",
+            "PORTS": f"{port + 1},{port + 2},{port + 3}",
             "STATE_DIR": str(folder / "state"),
             "EXEMPT_ORIGINS": git.url.rstrip("/"),
             "PYTHON_DOWNLOADS": os.environ.get("REPLAY_PYTHON_DOWNLOADS", "1"),
             "KEEP_SERVERS": "0",
             "PROXY_COMMAND": f"{_node()} {PROJECT}/node_modules/configurable-http-proxy/bin/configurable-http-proxy",
         }
-        environment = os.environ | {f"REPLAY_{name}": value for name, value in settings.items()}
         log_file = folder / "hub.log"
-        with log_file.open("wb") as log:
-            hub_process = subprocess.Popen(
-                [sys.executable, "-m", "jupyterhub", "-f", str(PROJECT / "jupyterhub_config.py")],
-                cwd=folder,
-                env=environment,
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-            try:
-                _until_it_answers(hub_process, url, log_file)
-                _welcome(url, git.url, repositories, PEOPLE, log_file)
-                hub_process.wait()
-                print(f"The hub ended by itself. Its log: {log_file}", file=sys.stderr)
-                return 1
-            finally:
-                for number in (signal.SIGINT, signal.SIGTERM):
-                    signal.signal(number, signal.SIG_IGN)
-                _stop(hub_process)
+        try:
+            hub = _start_hub(settings, folder, log_file)
+            _until_it_answers(hub, url, log_file)
+            _welcome(url, git.url, repositories, PEOPLE, log_file)
+            hub.wait()
+            print(f"The hub ended by itself. Its log: {log_file}", file=sys.stderr)
+            return 1
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
+            _end(folder)
+
+
+def _start_hub(settings: dict[str, str], folder: Path, log_file: Path) -> "subprocess.Popen[bytes]":
+    with log_file.open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "jupyterhub", "-f", str(PROJECT / "jupyterhub_config.py")],
+            cwd=folder,
+            env=os.environ | {f"REPLAY_{name}": value for name, value in settings.items()},
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
 
 def _check_free(wanted: int, first: int) -> None:
@@ -163,21 +165,41 @@ def _welcome(url: str, git_url: str, repositories: Sequence[Published], people: 
     )
 
 
-def _stop(hub: "subprocess.Popen[bytes]") -> None:
-    """End the hub, which ends its proxy, services, sessions and builds; then whatever is left of them."""
+def _end(folder: Path) -> None:
+    """End the hub, which ends its proxy, services, sessions and builds; then whatever is left of them, whoever owns it now."""
     print("\nEnding …", flush=True)
-    try:
-        started = psutil.Process(hub.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        started = []
-    hub.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        hub.wait(STOP_SECONDS)
-    for process in [*started, *([psutil.Process(hub.pid)] if hub.poll() is None else [])]:
+    hubs = [process for process in _processes_of(folder) if "jupyterhub" in process.cmdline()]
+    for hub in hubs:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            hub.terminate()
+    psutil.wait_procs(hubs, timeout=STOP_SECONDS)
+    left = _processes_of(folder)
+    for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(started, timeout=5)
-    print("Nothing is left running.", flush=True)
+    psutil.wait_procs(left, timeout=5)
+    if alive := _processes_of(folder):
+        print(f"Still running: {', '.join(f'{process.pid} ({process.name()})' for process in alive)}", file=sys.stderr)
+    else:
+        print("Nothing is left running.", flush=True)
+
+
+def _processes_of(folder: Path) -> list[psutil.Process]:
+    """All processes of this demo but this one: the hub's have its state in their environment, builds and sessions their home.
+
+    Not those that merely look at it: somebody may read the log in another terminal.
+    """
+    state = folder / "state"
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            environment = process.environ()
+            places = [Path(environment[name]) for name in ("REPLAY_STATE_DIR", "HOME") if environment.get(name)]
+            if any(place.is_relative_to(state) for place in places):
+                found.append(process)
+    return found
 
 
 if __name__ == "__main__":

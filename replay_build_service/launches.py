@@ -7,9 +7,10 @@ died goes on with its launches where it left off.
 import asyncio
 import logging
 import secrets
-from collections.abc import Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Protocol, assert_never
 
 from replay_build_service.builds import Builds
@@ -172,7 +173,7 @@ class Launches:
         )
         stored = await self._store.create_launch(launch)
         if stored.id == launch.id and stored.state is not LaunchState.CHOOSING:
-            self._see_to(stored, self._go_on(stored, server=server))
+            self._see_to(stored, partial(self._go_on, stored, server=server))
         return stored
 
     async def create_now(self, person: Person, wish: Wish) -> Planned:
@@ -208,7 +209,7 @@ class Launches:
             await self._end(launch.id, {LaunchState.CHOOSING}, "Another launch held the server.")
             raise Conflict("Another launch of yours is on its way. Open or stop that one first.")
         planned = await self.plan(launch.id, person.name, wish.server_name)
-        self._see_to(planned.launch, self._starts.follow(planned.launch))
+        self._see_to(planned.launch, partial(self._starts.follow, planned.launch))
         return planned
 
     async def plan(self, launch_id: LaunchId, user: str, server_name: str) -> Planned:
@@ -257,7 +258,7 @@ class Launches:
         if held is not None and held.image_name != launch.image_name:
             await self._cancel_unwanted_build(held.id)
         taken = await self.get(person, launch_id)
-        self._see_to(taken, self._go_on(taken, stop_first=True))
+        self._see_to(taken, partial(self._go_on, taken, stop_first=True))
         return taken
 
     async def give_up(self, person: Person, launch_id: LaunchId) -> None:
@@ -291,17 +292,17 @@ class Launches:
     async def recover(self) -> None:
         """Go on with the launches that an earlier process left on their way."""
         for launch in await self._store.launches_in({LaunchState.BUILDING, LaunchState.STARTING}):
-            self._see_to(launch, self._go_on(launch))
+            self._see_to(launch, partial(self._go_on, launch))
 
     # from here on: one launch's way
 
-    def _see_to(self, launch: Launch, way: Coroutine[None, None, None]) -> None:
+    def _see_to(self, launch: Launch, way: Callable[[], Awaitable[None]]) -> None:
         self._tasks.create_task(self._to_the_end(launch, way), name=f"launch {launch.id}")
 
-    async def _to_the_end(self, launch: Launch, way: Coroutine[None, None, None]) -> None:
+    async def _to_the_end(self, launch: Launch, way: Callable[[], Awaitable[None]]) -> None:
         """Whatever goes wrong on a launch's way ends this one launch and is told; the service lives."""
         try:
-            await way
+            await way()
         except ReplayError as error:
             await self._fail(launch, error.sentence)
         except Exception:

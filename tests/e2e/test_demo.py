@@ -126,6 +126,28 @@ def _until_it_runs(visitor: Visitor, launch_url: str) -> None:
     assert state == "running"
 
 
+def test_whatever_happens_to_the_hub_nothing_is_left(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "demo", "--port", str(first_of_free_ports()), "--dir", str(folder)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        assert any("Ctrl-C" in line for line in process.stdout)
+        (hub,) = [child for child in psutil.Process(process.pid).children() if "jupyterhub" in child.cmdline()]
+        hub.kill()
+        said = process.stdout.read()
+    assert process.wait(60) == 1
+    assert "The hub ended by itself" in said
+    assert "Nothing is left running." in said
+    assert processes_of(folder) == []
+
+
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     import socket
 

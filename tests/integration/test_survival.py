@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from demo.people import ADA
-from tests.site import ApiClient, Repo, Site, stopped
+from tests.site import ApiClient, Repo, Site, Sites, stopped
 
 pytestmark = pytest.mark.needs("proxy", "git-server")
 
@@ -34,8 +34,6 @@ Event = tuple[str, dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def lasting_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    from tests.site import Sites
-
     with Sites(tmp_path_factory.mktemp("lasting")) as made:
         yield made.start(extra_config=LOOK_SOON)
 

@@ -18,6 +18,7 @@ from replay_build_service.domain import (
     Event,
     EventKind,
     FailureReason,
+    ImageName,
     LaunchId,
     Phase,
     Repository,
@@ -46,6 +47,11 @@ def ref(name: str = "hello", version: str = "a" * 40, branch: str = "HEAD") -> R
 
 def image(name: str = "hello") -> RunnableImage:
     return RunnableImage(f"venv@sha256:{name}", f"/images/{name}")
+
+
+def a_job_of(build_id: str, name: str = "hello", recipe: BuildRecipe | None = None) -> BuildJob:
+    resolved, recipe = ref(name), recipe or BuildRecipe("fake")
+    return BuildJob(BuildId(build_id), ImageName.of(resolved, recipe), resolved, recipe)
 
 
 def encode(stream: str, event: Event) -> bytes:
@@ -179,7 +185,7 @@ class FakeHub:
         self.servers: dict[tuple[str, str], Server] = {}
         self.starts: list[LaunchId] = []
         self.was_asked = asyncio.Event()
-        """To start a server."""
+        """To start a server, and its spawner has its plan."""
         self.stops = 0
         self.faults: dict[str, list[Exception]] = {}
         """By method: what its next calls raise, one after the other."""
@@ -201,13 +207,13 @@ class FakeHub:
     async def start(self, user: str, server_name: str, launch_id: LaunchId) -> None:
         self._fault("start")
         self.starts.append(launch_id)
-        self.was_asked.set()
         if (user, server_name) in self.servers:
             return
         server = Server(ServerStatus.STARTING, f"/user/{user}/", launch_id)
         self.servers[user, server_name] = self.becomes(server) if self.becomes else server
         if self.spawn is not None:
             await self.spawn(user, server_name, launch_id)
+        self.was_asked.set()
 
     async def stop(self, user: str, server_name: str) -> None:
         self._fault("stop")

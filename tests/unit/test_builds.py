@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -255,8 +256,6 @@ async def test_a_database_that_fails_at_the_very_end_hears_of_it_later(store: St
 async def test_a_build_whose_driver_died_is_driven_by_who_asks_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from datetime import timedelta
-
     monkeypatch.setattr(builds_module, "LEASE", timedelta(seconds=0.3))
     builder = FakeBuilder()
     async with a_store(tmp_path) as store:
