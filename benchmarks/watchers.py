@@ -48,7 +48,9 @@ async def watch_all(site: Site, repo: Repo, tokens: list[str], release: Path) ->
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=180)) as http:
 
         async def warm(token: str) -> None:
-            async with http.get(f"{base}api/launches/{'0' * 32}", headers={"Authorization": f"token {token}"}) as answer:
+            async with http.get(
+                f"{base}api/launches/{'0' * 32}", headers={"Authorization": f"token {token}"}
+            ) as answer:
                 assert answer.status == 404, answer.status
 
         for start in range(0, PEOPLE, 20):
@@ -99,6 +101,8 @@ def measure(folder: Path, _rounds: int) -> str:
         seen = asyncio.run(watch_all(site, repo, tokens, release))
         with sqlite3.connect(site.state / "replay.sqlite") as database:
             (builds,) = database.execute("SELECT count(*) FROM builds").fetchone()
+    if builds != 1:
+        raise AssertionError(f"{builds} builds were made of one image")
     first = min(one.first_line for one in seen)
     behind = [one.first_line - first for one in seen]
     return f"""### {PEOPLE} people who open one unbuilt link at once

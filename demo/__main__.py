@@ -40,7 +40,9 @@ class CannotStart(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until Ctrl-C; 0 at an asked end, 1 with a sentence where it cannot start or the hub ended by itself."""
     parser = argparse.ArgumentParser(prog="python -m demo", description="Replay on this machine, to try it.")
-    parser.add_argument("--port", type=int, default=8000, help="where the hub answers; the next five ports are used too")
+    parser.add_argument(
+        "--port", type=int, default=8000, help="where the hub answers; the next five ports are used too"
+    )
     parser.add_argument("--dir", type=Path, default=PROJECT / ".demo", help="what the demo keeps")
     options = parser.parse_args(arguments)
     # Also where it was started in the background, and so with Ctrl-C ignored.
@@ -150,7 +152,9 @@ def _until_it_answers(hub: "subprocess.Popen[bytes]", url: str, log_file: Path) 
                 time.sleep(0.1)
 
 
-def _welcome(url: str, git_url: str, repositories: Sequence[Published], people: Sequence[Person], log_file: Path) -> None:
+def _welcome(
+    url: str, git_url: str, repositories: Sequence[Published], people: Sequence[Person], log_file: Path
+) -> None:
     print(f"\nReplay runs at {url}\n\nLinks to open:")
     for repository in repositories:
         address = quote(f"{git_url.rstrip('/')}/{repository.name}.git", safe="")

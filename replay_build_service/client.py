@@ -1,5 +1,6 @@
 """What the spawner asks of the service: over the internal URL, with the service's own token from a file."""
 
+import asyncio
 from pathlib import Path
 
 import httpx
@@ -43,7 +44,8 @@ class ReplayClient:
     async def plan(self, request: PlanRequest) -> LaunchPlan:
         """Use a launch up and get its plan. Raises `PlanRefused` and `ServiceUnavailable`."""
         try:
-            token = self._token_file.read_text().strip()
+            # Read each time, since a service that starts anew may have made another; not on the hub's loop.
+            token = (await asyncio.to_thread(self._token_file.read_text)).strip()
             response = await self._client.post(
                 "internal/plan",
                 content=request.model_dump_json(),

@@ -8,6 +8,8 @@ from replay_spawner.spawner import ReplayMixin
 class ReplayKubeSpawner(ReplayMixin, KubeSpawner):  # pyright: ignore[reportIncompatibleMethodOverride] - the mixin hands on what KubeSpawner returns
     """Runs a launch's image by digest; profiles, hooks and templates of the admin's stay for ordinary servers."""
 
+    applies_plans = True
+
     async def load_user_options(self) -> None:
         """KubeSpawner applies the profile here, after `apply_user_options`; so the plan is applied after that."""
         await super().load_user_options()

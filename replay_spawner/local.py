@@ -11,7 +11,7 @@ import sys
 from contextlib import suppress
 from inspect import isawaitable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import httpx
 import psutil
@@ -42,6 +42,8 @@ _NOT_THE_HUBS = (
 class ReplayLocalSpawner(ReplayMixin, SimpleLocalProcessSpawner):
     """Starts the environment of a launch as a process, in a folder of its own that goes with it."""
 
+    applies_plans = True
+
     sessions_dir = Unicode("replay-state/sessions", help="Folder in which each session gets a folder of its own.").tag(
         config=True
     )
@@ -56,7 +58,8 @@ class ReplayLocalSpawner(ReplayMixin, SimpleLocalProcessSpawner):
         plan = self.plan
         self._session = session = self._folder_of(plan)
         home = session / _folder_name(plan)
-        await asyncio.to_thread(_make_home, home, plan.source)
+        log_file = session / "server.log"
+        log = await asyncio.to_thread(_make_session, home, plan.source, log_file)
         self.override(
             cmd=list(plan.command),
             home_dir=str(home),
@@ -66,8 +69,7 @@ class ReplayLocalSpawner(ReplayMixin, SimpleLocalProcessSpawner):
             cpu_limit=plan.resources.cpu_limit,
             cpu_guarantee=plan.resources.cpu_guarantee,
         )
-        log_file = session / "server.log"
-        with log_file.open("wb") as log:
+        with log:
             # The folder is there and is the working directory: no code of ours need run between fork and exec.
             self.override(popen_kwargs={"preexec_fn": None, "cwd": str(home), "stdout": log, "stderr": log})
             address = await super().start()
@@ -152,8 +154,14 @@ def _folder_name(plan: LaunchPlan) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-") or "session"
 
 
-def _make_home(home: Path, source: str | None) -> None:
+def _make_session(home: Path, source: str | None, log_file: Path) -> BinaryIO:
+    """The session's folder with its home; what the server says goes to the file that is returned."""
     home.parent.mkdir(parents=True, mode=0o700)
+    _make_home(home, source)
+    return log_file.open("wb")
+
+
+def _make_home(home: Path, source: str | None) -> None:
     if source is None:
         home.mkdir()
         return

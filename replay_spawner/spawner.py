@@ -6,7 +6,7 @@ A spawn that brings no fresh launch is the admin's ordinary server, untouched, w
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote, urlencode
 
 from jupyterhub import version_info
@@ -33,7 +33,15 @@ _clients: dict[tuple[str, str], ReplayClient] = {}
 
 
 class ReplayMixin(Spawner):
-    """Comes before a spawner class: ``class ReplayKubeSpawner(ReplayMixin, KubeSpawner)``."""
+    """Comes before a spawner class: ``class ReplayKubeSpawner(ReplayMixin, KubeSpawner)``.
+
+    It fetches a launch's plan; to run it is the subclass's work, since only that knows what its servers are made of. A
+    subclass that sets ``applies_plans`` promises that where ``plan`` is set its server has the plan's ``command``,
+    ``environment`` (over ``get_env``, with ``{home}`` replaced), ``location``, ``source`` and ``resources``, over
+    everything else that was configured: set with `override`, which the next spawn takes back, not before ``start`` or,
+    as KubeSpawner has it, at the end of ``load_user_options``. `ReplayLocalSpawner` and `ReplayKubeSpawner` do so.
+    Launches are refused by any other; ordinary servers are not concerned.
+    """
 
     replay_service_url = Unicode(
         "http://127.0.0.1:10101/services/replay/",
@@ -49,6 +57,9 @@ class ReplayMixin(Spawner):
         True,
         help="Whether a spawn without a launch starts the hub's ordinary server. Otherwise it leads to Replay's home.",
     ).tag(config=True)
+
+    applies_plans: ClassVar[bool] = False
+    """Whether this class runs what a plan says. A launch must never start the admin's ordinary command instead."""
 
     plan: LaunchPlan | None = None
     """What this spawn runs; none for an ordinary server."""
@@ -76,7 +87,10 @@ class ReplayMixin(Spawner):
             # JupyterHub 5 counts refusals too, and where `consecutive_failure_limit` is set it ends itself after a few.
             settings = self.handler.settings
             settings["failure_count"] = settings.get("failure_count", 0) - 1
-        return web.HTTPError(status, sentence)
+        told = web.HTTPError(status, sentence)
+        # The hub's pages about a failed start show this alone: any other message they replace or leave out.
+        told.jupyterhub_message = sentence  # pyright: ignore[reportAttributeAccessIssue]
+        return told
 
     # what a browser may ask for
 
@@ -132,6 +146,13 @@ class ReplayMixin(Spawner):
         if not asked:
             self.user_options = others
             return self._ordinary()
+        if not self.applies_plans:
+            self.log.error("%s does not set applies_plans: it cannot run launches", type(self).__name__)
+            raise self.refusal(
+                422,
+                "This hub's spawner cannot run repositories, so nothing was started. Tell the administrators: "
+                "their spawner class must build on ReplayLocalSpawner or ReplayKubeSpawner.",
+            )
         self.plan = plan = await self._fetch_plan(user_options, **asked)
         self.user_options = self.orm_spawner.user_options = {**others, "launch": plan.launch}
         self.log.info("%s runs launch %s: %s at %s", self._log_name, plan.launch, plan.repository, plan.version)

@@ -1,6 +1,6 @@
 """What the build service keeps. Nobody else opens a database session."""
 
-from replay_build_service.db.engine import OldSchema, open_database, upgrade
+from replay_build_service.db.engine import NewerSchema, OldSchema, UnusableDatabase, open_database, shown_url, upgrade
 from replay_build_service.db.store import Store
 
-__all__ = ["OldSchema", "Store", "open_database", "upgrade"]
+__all__ = ["NewerSchema", "OldSchema", "Store", "UnusableDatabase", "open_database", "shown_url", "upgrade"]

@@ -1,8 +1,9 @@
 """How a database is opened and brought to the present schema."""
 
 import shutil
+import sqlite3
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,33 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine, event, inspect
+from alembic.util import CommandError
+from sqlalchemy import URL, Connection, create_engine, event, inspect
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
-class OldSchema(Exception):
-    """The database's schema is not the one of this version; the sentence says which command helps."""
+UPGRADE_COMMAND = "replay-build-service upgrade-db"
+
+
+class UnusableDatabase(Exception):
+    """The service cannot work with this database; the sentence says what to do.
+
+    UnusableDatabase
+    ├── OldSchema     an upgrade helps
+    └── NewerSchema   only a newer version of Replay helps
+    """
+
+
+class OldSchema(UnusableDatabase):
+    """The database's schema is older than this version's; the sentence says which command helps."""
+
+
+class NewerSchema(UnusableDatabase):
+    """The database is at a revision that this version does not know."""
 
 
 def _alembic_config() -> Config:
@@ -28,19 +47,44 @@ def _alembic_config() -> Config:
     return config
 
 
-def _synchronous(url: str) -> str:
-    return make_url(url).set(drivername=make_url(url).get_backend_name()).render_as_string(hide_password=False)
+def shown_url(url: str) -> str:
+    """The database's URL for people, without its password. Raises `UnusableDatabase` for what is no URL."""
+    return _parsed(url).render_as_string(hide_password=True)
+
+
+def _parsed(url: str) -> URL:
+    try:
+        return make_url(url)
+    except ArgumentError as error:
+        # Not the text itself: it may hold a password.
+        raise UnusableDatabase(
+            "The database's URL (db_url) is none. It should read like sqlite:////srv/replay.sqlite."
+        ) from error
+
+
+def _synchronous(url: str) -> URL:
+    parsed = _parsed(url)
+    return parsed.set(drivername=parsed.get_backend_name())
 
 
 def _revisions(connection: Connection) -> tuple[str | None, str | None]:
+    """The database's revision and this version's. Raises `NewerSchema` where this version does not know the former."""
+    scripts = ScriptDirectory.from_config(_alembic_config())
     current = MigrationContext.configure(connection).get_current_revision()
-    return current, ScriptDirectory.from_config(_alembic_config()).get_current_head()
+    try:
+        scripts.get_revisions(current or ())
+    except CommandError as error:
+        raise NewerSchema(
+            f"The database {connection.engine.url.render_as_string(hide_password=True)} is at revision {current}, which "
+            "this version of Replay does not know: it was made by a newer version of Replay. Install that one."
+        ) from error
+    return current, scripts.get_current_head()
 
 
 def upgrade(url: str) -> str:
     """Bring the database at ``url`` to the present schema; returns a sentence of what was done.
 
-    A SQLite file that holds something is first copied to ``<file>.<time>.backup`` beside it.
+    A SQLite file that holds something is first copied to ``<file>.<time>.backup`` beside it. Raises `UnusableDatabase`.
     """
     engine = create_engine(_synchronous(url))
     try:
@@ -52,8 +96,7 @@ def upgrade(url: str) -> str:
         backup = ""
         file = engine.url.database
         if engine.dialect.name == "sqlite" and file and tables:
-            copy = Path(f"{file}.{datetime.now(UTC):%Y%m%dT%H%M%SZ}.backup")
-            shutil.copy2(file, copy)
+            copy = _copy_sqlite(Path(file))
             backup = f" A copy of what was there is in {copy}."
         with engine.begin() as connection:
             config = _alembic_config()
@@ -64,13 +107,24 @@ def upgrade(url: str) -> str:
         engine.dispose()
 
 
+def _copy_sqlite(file: Path) -> Path:
+    """A copy beside the file, readable by the same accounts. Through SQLite: what was committed last is in another file."""
+    copy = file.with_name(f"{file.name}.{datetime.now(UTC):%Y%m%dT%H%M%SZ}.backup")
+    copy.touch(mode=0o600)
+    shutil.copymode(file, copy)
+    with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    return copy
+
+
 @asynccontextmanager
-async def open_database(url: str) -> AsyncGenerator[AsyncEngine]:
+async def open_database(url: str, upgrade_command: str = UPGRADE_COMMAND) -> AsyncGenerator[AsyncEngine]:
     """The engine of a database whose schema is this version's; closed at the end.
 
-    A new SQLite file is made and filled. Raises `OldSchema` where a database that holds something is of another revision.
+    A new SQLite file is made and filled. Raises `UnusableDatabase`: `OldSchema`, which names ``upgrade_command``, where a
+    database that holds something is of an older revision, and `NewerSchema`.
     """
-    parsed = make_url(url)
+    parsed = _parsed(url)
     if parsed.get_backend_name() == "sqlite":
         parsed = parsed.set(drivername="sqlite+aiosqlite")
         _make_sqlite_file(Path(parsed.database or ""), url)
@@ -82,8 +136,8 @@ async def open_database(url: str) -> AsyncGenerator[AsyncEngine]:
             current, head = await connection.run_sync(_revisions)
         if current != head:
             raise OldSchema(
-                f"The database is at revision {current or 'none'} and this version wants {head}. "
-                "Stop the service and run: replay-build-service upgrade-db"
+                f"The database {shown_url(url)} is at revision {current or 'none'} and this version wants {head}. "
+                "Stop the hub, and run with the same environment variables: " + upgrade_command
             )
         yield engine
     finally:
