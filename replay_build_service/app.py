@@ -22,7 +22,7 @@ from traitlets import Bool, Dict, Enum, Float, Integer, List, Unicode
 from traitlets.config.application import Application, catch_config_error
 
 from replay_build_service.builders.base import Builder
-from replay_build_service.builders.venv import VenvBuilder, VenvBuilderSettings
+from replay_build_service.builders.venv import VenvBuilder, VenvBuilderSettings, running_version
 from replay_build_service.builds import Builds
 from replay_build_service.db import Store, UnusableDatabase, open_database, shown_url, upgrade
 from replay_build_service.domain import Resources
@@ -334,7 +334,6 @@ class ReplayBuildService(Application):
         )
 
     def _make_builder(self, state: Path) -> Builder:
-        chosen = {"default_python": self.default_python} if self.default_python else {}
         return VenvBuilder(
             VenvBuilderSettings(
                 builds_dir=state / "builds",
@@ -342,10 +341,10 @@ class ReplayBuildService(Application):
                 outgoing=self._rules(),
                 environment=dict(cast(dict[str, str], self.build_environment)),
                 python_downloads=self.python_downloads,
+                default_python=self.default_python or running_version(),
                 time_limit=self.build_timeout,
                 output_limit=cast(int, self.build_output_limit),
                 memory_limit=cast(int | None, self.build_memory_limit),
-                **chosen,
             )
         )
 
@@ -356,9 +355,13 @@ class ReplayBuildService(Application):
 
     def _check_rules(self) -> None:
         """Ends the process with a sentence where an entry of the rules could never match."""
-        for name in ("allowed_hosts", "exempt_origins"):
+        checks: dict[str, Callable[[], OutgoingRules]] = {
+            "allowed_hosts": lambda: OutgoingRules(allowed_hosts=frozenset(self.allowed_hosts)),
+            "exempt_origins": lambda: OutgoingRules(exempt_origins=frozenset(self.exempt_origins)),
+        }
+        for name, check in checks.items():
             try:
-                OutgoingRules(**{name: frozenset(getattr(self, name))})
+                check()
             except ValueError as error:
                 sys.exit(f"ReplayBuildService.{name}: {error}")
 

@@ -11,7 +11,7 @@ Every error carries a sentence for the person (``str(error)``) that says what ha
     │   └── RefNotFound           has ``nearest``: refs that do exist
     ├── Refused                 understood, and not allowed
     │   ├── OriginRefused         a host or address that Replay does not ask
-    │   └── NotPermitted          no VO, no policy, somebody else's
+    │   └── NotPermitted          no VO, no policy, somebody else's; has ``vos``: those that would do
     ├── Conflict                the state of things forbids it now (a consumed launch, a server that runs)
     ├── CannotBuild             this builder cannot make an image of that repository
     └── SourceFault             somebody else's fault, temporary: retried, then told
@@ -62,6 +62,11 @@ class OriginRefused(Refused):
 
 class NotPermitted(Refused):
     """The person may not do this: no permitted VO, no policy, or it belongs to somebody else."""
+
+    def __init__(self, message: str, vos: tuple[tuple[str, str | None], ...] = ()) -> None:
+        super().__init__(message)
+        self.vos = vos
+        """The virtual organisations that would do, by name, each with the address where one enrols in it."""
 
 
 class Conflict(ReplayError):

@@ -28,7 +28,8 @@ class PolicySet:
             names = ", ".join(sorted(self._by_vo)) or "none"
             raise NotPermitted(
                 f"You are in no virtual organisation that may launch here. These may: {names}. "
-                "Join one of them, then log out and in again."
+                "Join one of them, then log out and in again.",
+                tuple((name, self._by_vo[name].enrolment_url) for name in sorted(self._by_vo)),
             )
         return found
 

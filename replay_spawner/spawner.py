@@ -35,12 +35,12 @@ _clients: dict[tuple[str, str], ReplayClient] = {}
 class ReplayMixin(Spawner):
     """Comes before a spawner class: ``class ReplayKubeSpawner(ReplayMixin, KubeSpawner)``.
 
-    It fetches a launch's plan; to run it is the subclass's work, since only that knows what its servers are made of. A
-    subclass that sets ``applies_plans`` promises that where ``plan`` is set its server has the plan's ``command``,
-    ``environment`` (over ``get_env``, with ``{home}`` replaced), ``location``, ``source`` and ``resources``, over
-    everything else that was configured: set with `override`, which the next spawn takes back, not before ``start`` or,
-    as KubeSpawner has it, at the end of ``load_user_options``. `ReplayLocalSpawner` and `ReplayKubeSpawner` do so.
-    Launches are refused by any other; ordinary servers are not concerned.
+    It fetches a launch's plan. To run it is the subclass's work, since only that knows what its servers are made of:
+    where ``plan`` is set, the server must have the plan's ``command``, ``environment`` (with ``{home}`` replaced),
+    ``location``, ``source`` and ``resources``, whatever else was configured. Set them with `override` in ``start``, or
+    in ``load_user_options`` where the spawner class applies profiles there; the next spawn takes them back. Then set
+    ``applies_plans``; `ReplayLocalSpawner` and `ReplayKubeSpawner` do. Without it launches are refused, and ordinary
+    servers start as before.
     """
 
     replay_service_url = Unicode(
@@ -147,11 +147,12 @@ class ReplayMixin(Spawner):
             self.user_options = others
             return self._ordinary()
         if not self.applies_plans:
-            self.log.error("%s does not set applies_plans: it cannot run launches", type(self).__name__)
+            self.log.error(
+                "%s cannot run launches: build it on ReplayLocalSpawner or ReplayKubeSpawner, or see ReplayMixin.applies_plans",
+                type(self).__name__,
+            )
             raise self.refusal(
-                422,
-                "This hub's spawner cannot run repositories, so nothing was started. Tell the administrators: "
-                "their spawner class must build on ReplayLocalSpawner or ReplayKubeSpawner.",
+                422, "This hub's spawner cannot run repositories, so nothing was started. Tell the administrators."
             )
         self.plan = plan = await self._fetch_plan(user_options, **asked)
         self.user_options = self.orm_spawner.user_options = {**others, "launch": plan.launch}

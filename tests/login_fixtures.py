@@ -229,6 +229,13 @@ class Visitor:
     def log_in(self, person: Person, next_path: str = "/hub/home") -> httpx.Response:
         return self.choose(self.open(f"/hub/oauth_login?next={next_path}"), person)
 
+    @property
+    def xsrf_of_hub(self) -> str:
+        """The hub's XSRF token, as its pages have it in their forms."""
+        (found,) = [cookie.value for cookie in self._client.cookies.jar if (cookie.name, cookie.path) == ("_xsrf", "/hub/")]
+        assert found
+        return found
+
     def start_server(self) -> httpx.Response:
         return self.open("/hub/spawn")
 

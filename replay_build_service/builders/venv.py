@@ -31,7 +31,7 @@ from replay_build_service.builders.processes import (
     request_end,
     wait_gone,
 )
-from replay_build_service.builders.tree_digest import remove_tree, tree_digest
+from replay_build_service.builders.tree_digest import remove_tree
 from replay_build_service.builders.venv_runner import CANCELLED, KILLED, disk_failure, time_limit_failure
 from replay_build_service.builders.venv_session import session_environment
 from replay_build_service.domain import BuildFailure, BuildId, BuildJob, BuildRecipe, RunnableImage
@@ -56,7 +56,8 @@ _ROOT = Path(__file__).resolve().parents[2]
 """Where this package lies, so that the runner is the same code."""
 
 
-def _running_version() -> str:
+def running_version() -> str:
+    """``3.12``: the Python that this process runs on."""
     return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -72,7 +73,7 @@ class VenvBuilderSettings:
     """Where downloaded interpreters go; ``None``: ``.pythons`` in ``builds_dir``."""
     python_downloads: bool = False
     """Whether uv may download an interpreter that is not on the machine."""
-    default_python: str = field(default_factory=_running_version)
+    default_python: str = field(default_factory=running_version)
     """``3.12``: the version for a repository that names none."""
     base_requirements: tuple[str, ...] = ("pip", "jupyterlab", "jupyterhub>=5,<7")
     """Installed into every environment, in one resolution with what the repository asks for. pip is for its sessions."""
@@ -184,7 +185,7 @@ class VenvBuilder:
             await asyncio.sleep(0.01)
 
     async def exists(self, image: RunnableImage) -> bool:
-        """Whether the image is whole and can be run now. Looks at a handful of files; `verify` looks at all."""
+        """Whether the image is whole and can be run now. Looks at a handful of files."""
         return await asyncio.to_thread(self._exists, image)
 
     def _exists(self, image: RunnableImage) -> bool:
@@ -196,14 +197,6 @@ class VenvBuilder:
             # Follows the link to the interpreter, which may have been removed from the machine.
             and all(os.access(folder.path / name, os.X_OK) for name in record.executables)
         )
-
-    async def verify(self, image: RunnableImage) -> bool:
-        """Whether every file of the image is as it was built. Reads them all: seconds. Raises `OSError`."""
-        folder = BuildFolder(Path(image.location))
-        if not await self.exists(image):
-            return False
-        names = (folder.source.name, folder.environment.name)
-        return image.reference == REFERENCE_PREFIX + await asyncio.to_thread(tree_digest, folder.path, names)
 
     async def discard(self, job: BuildJob) -> None:
         """Removes all that the build has left. Ends what still runs of it. Raises `OSError`."""

@@ -8,7 +8,7 @@ from tornado import web
 from tornado.web import url
 
 from replay_build_service.web.api import Badge, Health, LaunchApi, LaunchesApi, PlanDoor
-from replay_build_service.web.base import MOST_BODY_BYTES, PageHandler, Site
+from replay_build_service.web.base import MOST_BODY_BYTES, PageHandler, Site, asking_the_hub
 from replay_build_service.web.pages import (
     HomePage,
     LaunchChoice,
@@ -30,6 +30,10 @@ class _OAuthCallback(HubOAuthCallbackHandler, PageHandler):  # pyright: ignore[r
 
     async def prepare(self) -> None:
         self.current_user = self._hub_auth_user_cache = None
+
+    async def get(self) -> None:
+        async with asking_the_hub():
+            await super().get()
 
 
 def make_templates() -> Environment:

@@ -1,15 +1,19 @@
 """JSON: launches for programs, the spawner's own door, health, badges."""
 
 import hmac
+import logging
 from typing import Any
 
 from pydantic import ValidationError
 from tornado import web
 
 from replay_build_service.domain import LaunchId, Person
+from replay_build_service.errors import SourceFault
 from replay_build_service.launches import Planned, Wish
 from replay_build_service.schemas import LaunchModel, LaunchPlan, LaunchRequest, PlanRequest, ResourcesModel
 from replay_build_service.web.base import ApiHandler, PlainHandler
+
+log = logging.getLogger(__name__)
 
 
 class LaunchesApi(ApiHandler):
@@ -95,7 +99,8 @@ class Health(PlainHandler):
             await self.site.store.ping()
         except Exception as error:
             # Whatever the reason, the answer to “are you well?” is no, and the log has the trace.
-            raise web.HTTPError(503, "The database does not answer.") from error
+            log.exception("The database does not answer")
+            raise SourceFault("The database does not answer.") from error
         self.set_header("Content-Type", "application/json")
         self.finish('{"ok": true}')
 

@@ -1,7 +1,10 @@
 """What all handlers share: who asks, XSRF, headers, pages, and from our errors to HTTP, in this one place."""
 
+import asyncio
 import logging
 import secrets
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http.client import responses
 from typing import Any, cast
@@ -18,6 +21,7 @@ from replay_build_service.errors import (
     CannotBuild,
     Conflict,
     NotFound,
+    NotPermitted,
     RefNotFound,
     Refused,
     ReplayError,
@@ -31,6 +35,27 @@ from replay_build_service.web.auth import RateLimit, StatelessHubOAuth, person_o
 log = logging.getLogger(__name__)
 
 MOST_BODY_BYTES = 64 * 1024
+
+HUB_SECONDS = 10.0
+"""How long the hub may take to say who asks. A person waits for it with nothing to see."""
+
+_HUB_IS_AWAY = "The hub does not answer just now. Try again in a moment."
+
+
+@asynccontextmanager
+async def asking_the_hub() -> AsyncGenerator[None]:
+    """What is asked of the hub in here is answered in time. Raises `SourceFault` where it is not, or not properly."""
+    try:
+        async with asyncio.timeout(HUB_SECONDS):
+            yield
+    except TimeoutError as error:
+        raise SourceFault(_HUB_IS_AWAY) from error
+    except web.HTTPError as error:
+        # JupyterHub's library answers 5xx in our name where it could not reach the hub.
+        if error.status_code < 500:
+            raise
+        log.warning("The hub does not answer: %s", error.log_message)
+        raise SourceFault(_HUB_IS_AWAY) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +133,6 @@ class PlainHandler(web.RequestHandler):
                 sentence = error.log_message or responses.get(status, "The request was not understood") + "."
                 # Tornado doubles the percent signs of a message without arguments.
                 message = sentence % error.args if error.args else sentence.replace("%%", "%")
-            case web.HTTPError():
-                status = error.status_code
-                message = "The hub does not answer just now. Try again in a moment."
             case _:
                 message = "Something went wrong in Replay itself. Try again; if it happens again, tell the administrators this number."
         self.set_status(status)
@@ -140,7 +162,10 @@ class HubHandler(HubOAuthenticated, PlainHandler):  # pyright: ignore[reportInco
         return self.site.hub_auth
 
     async def prepare(self) -> None:
-        model = cast(dict[str, Any] | None, await self.hub_auth.get_user(self, sync=False))
+        # Whatever goes wrong from here on, a page about it is for nobody: nothing may ask the hub once more.
+        self.current_user = self._hub_auth_user_cache = None
+        async with asking_the_hub():
+            model = cast(dict[str, Any] | None, await self.hub_auth.get_user(self, sync=False))
         if model is not None:
             try:
                 self.check_hub_user(model)
@@ -210,15 +235,24 @@ class PageHandler(HubHandler):
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         refusal = self.explained(kwargs)
-        try:
-            self.render_page("error.html", self.get_status(), refusal=refusal, nearest=self.nearest_links(refusal))
-        except web.HTTPError:
-            # The hub is not there to say who asks: the sentence alone, then.
-            self.write_json(refusal, self.get_status())
+        self.render_page(
+            "error.html",
+            self.get_status(),
+            refusal=refusal,
+            nearest=self.nearest_links(refusal),
+            enrolments=enrolments_of(kwargs.get("exc_info", (None, None, None))[1]),
+        )
 
     def nearest_links(self, refusal: Refusal) -> list[tuple[str, str]]:
         """Name and path of links that would work, for an error page."""
         return []
+
+
+def enrolments_of(error: object) -> list[tuple[str, str]]:
+    """The VOs that would do, by name, with the addresses where one enrols; addresses of the web only."""
+    if not isinstance(error, NotPermitted):
+        return []
+    return [(name, url) for name, url in error.vos if url and url.lower().startswith(("https://", "http://"))]
 
 
 class ApiHandler(HubHandler):

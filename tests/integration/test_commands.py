@@ -5,11 +5,22 @@ import re
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from replay_build_service.db import shown_url
 from tests.requirements import ROOT
+
+
+SERVICE = {
+    "JUPYTERHUB_API_TOKEN": "x",
+    "JUPYTERHUB_API_URL": "http://127.0.0.1:9/hub/api",
+    "JUPYTERHUB_SERVICE_URL": "http://127.0.0.1:9",
+    "JUPYTERHUB_CLIENT_ID": "service-replay",
+}
+"""What the hub sets for its services."""
 
 
 def replay(*arguments: str, folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -29,10 +40,66 @@ def test_every_setting_is_printed_with_its_default_and_its_meaning(tmp_path: Pat
     assert done.returncode == 0, done.stderr
     for setting in ("vos", "mem_limit", "allowed_hosts", "exempt_origins", "build_timeout", "python_downloads"):
         assert re.search(rf"^# c\.ReplayBuildService\.{setting} = ", done.stdout, re.MULTILINE), setting
+    # Every line of it can be used as it is, and changes nothing.
     config = tmp_path / "generated.py"
-    config.write_text(done.stdout)
-    shown = replay("--config", str(config), "--show-config", folder=tmp_path)
-    assert shown.returncode == 0, shown.stderr
+    config.write_text(re.sub(r"^# (c\.)", r"\1", done.stdout, flags=re.MULTILINE))
+    made = replay("upgrade-db", "--config", str(config), folder=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert (tmp_path / "replay-state" / "replay.sqlite").exists()
+    assert "c.ReplayBuildService.log_level = 'INFO'" in config.read_text()
+    assert "c.Application." not in config.read_text(), "no setting twice, with two defaults"
+    started = replay("run", "--config", str(config), folder=tmp_path)
+    assert "JUPYTERHUB_API_TOKEN" in started.stderr
+
+
+def test_the_help_names_the_commands(tmp_path: Path) -> None:
+    done = replay("--help", folder=tmp_path)
+    assert done.returncode == 0
+    for said in ("Commands", "\nrun\n", "\nupgrade-db\n", "A SQLite file is copied first", "--config"):
+        assert said in done.stdout, said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--config", "nofile.py"], r"There is no configuration file /.*/nofile\.py\."),
+        (["--config", "fails.py"], r"The configuration fails\.py cannot be used \(.*/fails\.py, line 2\): KeyError: 'MISSING'"),
+        (["--config", "broken.py"], r"The configuration broken\.py cannot be used .*SyntaxError"),
+        (["--config", "settings.conf"], r"settings\.conf must be a \.py or a \.json file"),
+        (["--config", "wrong.py"], r"build_timeout"),
+        (["--confg", "fails.py"], r"There is no option --confg"),
+        (["fails.py"], r"“fails\.py” is not understood"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_configuration_that_cannot_be_used_is_never_replaced_by_defaults(
+    tmp_path: Path, arguments: list[str], sentence: str
+) -> None:
+    (tmp_path / "fails.py").write_text('import os\nos.environ["MISSING"]\n')
+    (tmp_path / "broken.py").write_text("c.\n")
+    (tmp_path / "wrong.py").write_text('c.ReplayBuildService.build_timeout = "long"\n')
+    (tmp_path / "settings.conf").touch()
+    done = replay("upgrade-db", *arguments, folder=tmp_path)
+    assert done.returncode == 1
+    assert re.search(sentence, done.stderr, re.DOTALL), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "replay-state").exists(), "another database was made"
+
+
+@pytest.mark.parametrize(
+    ("setting", "entry", "sentence"),
+    [
+        ("exempt_origins", "127.0.0.1:8080", "“127.0.0.1:8080” is no origin such as http://127.0.0.1:8080."),
+        ("allowed_hosts", "https://example.org", "“https://example.org” names no port that could exist."),
+    ],
+)
+def test_a_rule_that_could_never_match_ends_the_service_with_one_sentence(
+    tmp_path: Path, setting: str, entry: str, sentence: str
+) -> None:
+    (tmp_path / "config.py").write_text(f"c.ReplayBuildService.{setting} = [{entry!r}]\n")
+    done = replay("run", "--config", "config.py", folder=tmp_path, **SERVICE)
+    assert done.returncode == 1
+    assert done.stderr == f"ReplayBuildService.{setting}: {sentence}\n"
 
 
 def test_what_is_in_force_is_shown(tmp_path: Path) -> None:
@@ -43,24 +110,68 @@ def test_what_is_in_force_is_shown(tmp_path: Path) -> None:
     assert "mem_limit = '3G'" in shown.stdout
 
 
-def test_the_database_is_made_upgraded_and_kept_as_a_copy(tmp_path: Path) -> None:
+def test_the_database_is_made_once(tmp_path: Path) -> None:
     made = replay("upgrade-db", folder=tmp_path)
     assert made.returncode == 0, made.stderr
     database = tmp_path / "replay-state" / "replay.sqlite"
-    assert "to 0001" in made.stdout
+    assert made.stdout == f"sqlite:///{database}: The database went from revision none to 0001.\n"
     assert "already" in replay("upgrade-db", folder=tmp_path).stdout
-    with sqlite3.connect(database) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = 'of-another-time'")
-    services = {
-        "JUPYTERHUB_API_TOKEN": "x",
-        "JUPYTERHUB_API_URL": "http://127.0.0.1:9/hub/api",
-        "JUPYTERHUB_SERVICE_URL": "http://127.0.0.1:9",
-        "JUPYTERHUB_CLIENT_ID": "service-replay",
-    }
-    refused = replay("run", folder=tmp_path, **services)
+    assert [path.name for path in database.parent.iterdir()] == ["replay.sqlite"], "there was nothing to copy"
+
+
+def test_an_older_database_is_refused_upgraded_and_kept_as_a_copy(tmp_path: Path) -> None:
+    database = tmp_path / "older.sqlite"
+    (tmp_path / "config.py").write_text(f'c.ReplayBuildService.db_url = "sqlite:///{database}"\n')
+    with closing(sqlite3.connect(database)) as older:
+        # As a service that was killed leaves it: what was written last is in the file beside it.
+        older.execute("PRAGMA journal_mode = WAL")
+        older.execute("PRAGMA wal_autocheckpoint = 0")
+        older.execute("CREATE TABLE notes (word TEXT)")
+        older.execute("INSERT INTO notes VALUES ('kept')")
+        older.commit()
+        refused = replay("run", "--config", "config.py", folder=tmp_path, **SERVICE)
+        assert refused.returncode == 1
+        assert "Traceback" not in refused.stderr
+        assert f"The database sqlite:///{database} is at revision none" in refused.stderr
+        told = re.search(r"replay-build-service (upgrade-db .*)$", refused.stderr, re.MULTILINE)
+        assert told, refused.stderr
+        assert told[1] == f"upgrade-db --config {tmp_path / 'config.py'}"
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        upgraded = replay(*told[1].split(), folder=elsewhere)
+        assert upgraded.returncode == 0, upgraded.stderr
+    (backup,) = tmp_path.glob("older.sqlite.*.backup")
+    assert str(backup) in upgraded.stdout
+    assert backup.stat().st_mode == database.stat().st_mode
+    for file in (backup, database):
+        with closing(sqlite3.connect(file)) as kept:
+            assert kept.execute("SELECT word FROM notes").fetchall() == [("kept",)]
+    with closing(sqlite3.connect(database)) as now:
+        assert now.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+        assert now.execute("SELECT count(*) FROM launches").fetchall() == [(0,)]
+
+
+@pytest.mark.parametrize("command", ["run", "upgrade-db"])
+def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path, command: str) -> None:
+    database = tmp_path / "replay-state" / "replay.sqlite"
+    database.parent.mkdir()
+    with closing(sqlite3.connect(database)) as newer, newer:
+        newer.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+        newer.execute("INSERT INTO alembic_version VALUES ('of-another-time')")
+    refused = replay(command, folder=tmp_path, **SERVICE)
     assert refused.returncode == 1
-    assert "replay-build-service upgrade-db" in refused.stderr
+    assert f"The database sqlite:///{database} is at revision of-another-time" in refused.stderr
+    assert "made by a newer version of Replay. Install that one." in refused.stderr
     assert "Traceback" not in refused.stderr
+    assert not list(database.parent.glob("*.backup"))
+
+
+def test_the_password_of_a_database_is_not_printed(tmp_path: Path) -> None:
+    done = replay("upgrade-db", "--db", "postgresql//someone:secret-word@db/replay", folder=tmp_path)
+    assert done.returncode == 1
+    assert "db_url" in done.stderr
+    assert "secret-word" not in done.stdout + done.stderr
+    assert shown_url("postgresql://someone:secret-word@db/replay") == "postgresql://someone:***@db/replay"
 
 
 def test_a_service_that_no_hub_manages_says_what_is_missing(tmp_path: Path) -> None:

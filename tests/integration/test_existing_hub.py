@@ -73,9 +73,9 @@ c.Spawner.apply_user_options = {"profile": "profile", "repo": "extra", "broken":
 
 REPLAY = """
 import sys
-from replay_spawner import ReplayMixin, link_handlers
+from replay_spawner import ReplayLocalSpawner, link_handlers
 
-class WithReplay(ReplayMixin, AdminsSpawner):
+class WithReplay(ReplayLocalSpawner, AdminsSpawner):
     pass
 
 c.JupyterHub.spawner_class = WithReplay

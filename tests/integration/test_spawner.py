@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlencode
 
 import httpx
 import psutil
@@ -152,6 +153,15 @@ def test_ones_own_fresh_launch_starts_once(house: House) -> None:
     assert_nothing_is_left(house.site)
 
 
+def test_the_hubs_own_page_of_a_start_that_was_refused_says_why(house: House) -> None:
+    sentence(house.site.ask_for_server(ADA, {"launch": invented(house)}))
+    with Visitor(house.site) as visitor:  # type: ignore[arg-type]
+        visitor.log_in(ADA)
+        page = visitor.open(f"/hub/spawn-pending/{ADA.voperson_id}")
+    assert page.status_code == 403
+    assert "There is no such launch of yours. Open the repository&#39;s link again." in page.text
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -241,6 +251,11 @@ def test_where_servers_come_from_links_only_a_plain_start_leads_to_replay(
         visitor.log_in(ADA)
         page = visitor.open("/hub/spawn")
         assert (page.status_code, page.url.path) == (200, "/services/replay/")
+        form = urlencode({"_xsrf": visitor.xsrf_of_hub})
+        refused = visitor.open_form(f"/hub/spawn?{form}", {})
+        assert refused.status_code == 403
+        assert "This hub starts servers from repositories only. Go to /services/replay/ and choose one." in refused.text
+        assert "Forbidden" not in refused.text, "the sentence alone"
     answer = sentence(site.ask_for_server(ADA))
     assert "starts servers from repositories only" in answer
     assert "/services/replay/" in answer

@@ -4,6 +4,11 @@ import { type Frame, type Part, parseFrame, partOf } from "./frames";
 /** How long a stream that the service refuses is asked for again before the person is told, in milliseconds. */
 const PATIENCE = 5 * 60_000;
 const LONGEST_WAIT = 30_000;
+/**
+ * A stream says every ten seconds that it is alive. One that has said nothing for longer is dead, though a proxy may hold
+ * its connection open, in which case the browser never notices.
+ */
+const SILENCE = 25_000;
 
 export interface Listener {
   frame(frame: Frame, part: Part): void;
@@ -14,6 +19,7 @@ export interface Listener {
 export class Stream {
   private source: EventSource | undefined;
   private timer: number | undefined;
+  private silence: number | undefined;
   private lastId = "";
   private refusedSince: number | undefined;
   private wait = 1000;
@@ -42,9 +48,14 @@ export class Stream {
       this.refusedSince = undefined;
       this.wait = 1000;
       this.listener.connection("open");
+      this.heard(source);
     };
+    source.addEventListener("alive", () => {
+      this.heard(source);
+    });
     source.onmessage = (event: MessageEvent<unknown>) => {
       this.lastId = event.lastEventId;
+      this.heard(source);
       const frame = typeof event.data === "string" ? parseFrame(event.data) : undefined;
       if (frame !== undefined) {
         this.listener.frame(frame, partOf(event.lastEventId));
@@ -59,6 +70,19 @@ export class Stream {
     this.source?.close();
     this.source = undefined;
     window.clearTimeout(this.timer);
+    window.clearTimeout(this.silence);
+  }
+
+  private heard(source: EventSource): void {
+    window.clearTimeout(this.silence);
+    if (source !== this.source || !this.isLive) {
+      return;
+    }
+    this.silence = window.setTimeout(() => {
+      this.close();
+      this.listener.connection("lost");
+      this.open();
+    }, SILENCE);
   }
 
   private broken(source: EventSource): void {
