@@ -208,7 +208,8 @@ class ReplayBuildService(Application):
         try:
             self.load_config_file(file.name, path=str(file.resolve().parent))
         except Exception as error:  # noqa: BLE001 - the file is the admin's program, and may raise anything
-            frame = traceback.extract_tb(error.__traceback__)[-1]
+            frames = traceback.extract_tb(error.__traceback__)
+            frame = next((one for one in reversed(frames) if Path(one.filename).name == file.name), frames[-1])
             said = "".join(traceback.format_exception_only(error)).strip()
             sys.exit(f"The configuration {file} cannot be used ({frame.filename}, line {frame.lineno}): {said}")
 

@@ -26,7 +26,7 @@ from urllib.parse import quote, urljoin, urlsplit
 import httpx
 import stamina
 
-from replay_build_service.errors import BadLink, RefNotFound, RepositoryNotFound, SourceFault
+from replay_build_service.errors import BadLink, OriginRefused, RefNotFound, RepositoryNotFound, SourceFault
 from replay_build_service.git_process import (
     Moved,
     NotBySha,
@@ -217,9 +217,13 @@ async def _asked_once(
         return address, await ask(address, connection_options(await vet(address, rules, resolver=resolver), rules))
     except Moved:
         pass
-    moved = await _located(address, rules, resolver)
     try:
-        return moved, await ask(moved, connection_options(await vet(moved, rules, resolver=resolver), rules))
+        moved = await _located(address, rules, resolver)
+        options = connection_options(await vet(moved, rules, resolver=resolver), rules)
+    except OriginRefused as error:
+        raise OriginRefused(f"{without_scheme(address)} redirects to another address. {error.sentence}") from error
+    try:
+        return moved, await ask(moved, options)
     except Moved as error:
         raise SourceFault(
             f"{without_scheme(address)} redirects in a way that git cannot follow. Try again later."

@@ -49,7 +49,8 @@ def _alembic_config() -> Config:
 
 def shown_url(url: str) -> str:
     """The database's URL for people, without its password. Raises `UnusableDatabase` for what is no URL."""
-    return _parsed(url).render_as_string(hide_password=True)
+    parsed = _parsed(url)
+    return parsed.set(drivername=parsed.get_backend_name()).render_as_string(hide_password=True)
 
 
 def _parsed(url: str) -> URL:
@@ -75,7 +76,7 @@ def _revisions(connection: Connection) -> tuple[str | None, str | None]:
         scripts.get_revisions(current or ())
     except CommandError as error:
         raise NewerSchema(
-            f"The database {connection.engine.url.render_as_string(hide_password=True)} is at revision {current}, which "
+            f"The database {shown_url(str(connection.engine.url))} is at revision {current}, which "
             "this version of Replay does not know: it was made by a newer version of Replay. Install that one."
         ) from error
     return current, scripts.get_current_head()

@@ -161,9 +161,11 @@ class HubHandler(HubOAuthenticated, PlainHandler):  # pyright: ignore[reportInco
     def hub_auth(self) -> StatelessHubOAuth:  # pyright: ignore[reportIncompatibleMethodOverride] - the hub's is a settable property
         return self.site.hub_auth
 
+    def get_current_user(self) -> dict[str, Any] | None:
+        """Who `prepare` found. A page about an error must not ask the hub once more, and never block for its answer."""
+        return getattr(self, "_hub_auth_user_cache", None)
+
     async def prepare(self) -> None:
-        # Whatever goes wrong from here on, a page about it is for nobody: nothing may ask the hub once more.
-        self.current_user = self._hub_auth_user_cache = None
         async with asking_the_hub():
             model = cast(dict[str, Any] | None, await self.hub_auth.get_user(self, sync=False))
         if model is not None:

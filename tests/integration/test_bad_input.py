@@ -206,7 +206,7 @@ BAD_SPECS: dict[str, tuple[Callable[[Neighbourhood], str], int, str]] = {
     "a loopback address": (lambda a: git_spec(f"{a.inside}/r.git"), 403, "is not among the hosts"),
     "a private address": (lambda _: git_spec("https://10.0.0.1/r.git"), 403, "is not among the hosts"),
     "a name of a loopback address": (lambda _: git_spec("https://localhost/r.git"), 403, "leads to an address that is not public"),
-    "a redirect to a loopback address": (lambda a: git_spec(f"{a.elsewhere}/r.git"), 403, "is not among the hosts"),
+    "a redirect to a loopback address": (lambda a: git_spec(f"{a.elsewhere}/r.git"), 403, "redirects to another address"),
     "gone": (lambda a: git_spec(f"{a.site.git.url}/gone.git"), 404, "gone, private or misspelt"),
     "private": (lambda a: git_spec(f"{a.elsewhere}/private.git"), 404, "gone, private or misspelt"),
     "empty": (lambda a: git_spec(f"{a.site.git.url}/empty.git"), 404, "is empty: it has no branch and no tag yet"),

@@ -13,7 +13,6 @@ import pytest
 from replay_build_service.db import shown_url
 from tests.requirements import ROOT
 
-
 SERVICE = {
     "JUPYTERHUB_API_TOKEN": "x",
     "JUPYTERHUB_API_URL": "http://127.0.0.1:9/hub/api",
@@ -47,7 +46,7 @@ def test_every_setting_is_printed_with_its_default_and_its_meaning(tmp_path: Pat
     assert made.returncode == 0, made.stderr
     assert (tmp_path / "replay-state" / "replay.sqlite").exists()
     assert "c.ReplayBuildService.log_level = 'INFO'" in config.read_text()
-    assert "c.Application." not in config.read_text(), "no setting twice, with two defaults"
+    assert "\nc.Application." not in config.read_text(), "no setting twice, with two defaults"
     started = replay("run", "--config", str(config), folder=tmp_path)
     assert "JUPYTERHUB_API_TOKEN" in started.stderr
 
@@ -63,7 +62,10 @@ def test_the_help_names_the_commands(tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         (["--config", "nofile.py"], r"There is no configuration file /.*/nofile\.py\."),
-        (["--config", "fails.py"], r"The configuration fails\.py cannot be used \(.*/fails\.py, line 2\): KeyError: 'MISSING'"),
+        (
+            ["--config", "fails.py"],
+            r"The configuration fails\.py cannot be used \(.*/fails\.py, line 2\): KeyError: 'MISSING'",
+        ),
         (["--config", "broken.py"], r"The configuration broken\.py cannot be used .*SyntaxError"),
         (["--config", "settings.conf"], r"settings\.conf must be a \.py or a \.json file"),
         (["--config", "wrong.py"], r"build_timeout"),

@@ -5,6 +5,7 @@ import json
 import secrets
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, quote, urljoin, urlsplit
@@ -17,7 +18,7 @@ from demo.people import ADA, DMITRI, Person
 from replay_build_service.web import make_application
 from replay_build_service.web.auth import StatelessHubOAuth
 from tests.login_fixtures import Visitor
-from tests.site import DEAD_SERVICES_ARE_STARTED_SOON, HUBS, Repo, Site, Sites
+from tests.site import DEAD_SERVICES_ARE_STARTED_SOON, HUBS, Repo, Site, Sites, stopped
 
 pytestmark = pytest.mark.needs("proxy", "git-server")
 
@@ -400,6 +401,44 @@ def test_what_a_route_answers_to_nobody(site: Site, route: str) -> None:
     assert (got.status_code, posted.status_code) == (on_get, on_post)
     if on_get == TO_LOG_IN:
         assert urlsplit(got.headers["Location"]).path == "/hub/api/oauth2/authorize"
+
+
+# the hub does not answer
+
+
+def test_who_asks_while_the_hub_hangs_is_told_so_in_time(site: Site) -> None:
+    """With a token that the service has not seen yet, so that it must ask."""
+    token = token_for(site, ADA, ["inherit"])
+    asked = ["", "v2/gh/o/r/HEAD", f"launches/{ID}", f"api/launches/{ID}"]
+    with stopped(site.hub_process()), ThreadPoolExecutor(len(asked)) as pool:
+        since = time.monotonic()
+        answers = list(pool.map(lambda path: ask_directly(site, path, token), asked))
+        assert time.monotonic() - since < 20
+    assert_the_hub_is_blamed(answers)
+
+
+def test_who_asks_while_the_hub_is_gone_is_told_so(sites: Sites) -> None:
+    site = sites.start()
+    service = site.service_process()
+    service.suspend()  # or the hub would take it along
+    site.hub_process().kill()
+    site.hub_process().wait(10)
+    service.resume()
+    assert_the_hub_is_blamed([ask_directly(site, path, "unseen") for path in ("", f"api/launches/{ID}")])
+
+
+def ask_directly(site: Site, path: str, token: str) -> httpx.Response:
+    return httpx.get(f"{site.service_url}{path}", headers={"Authorization": f"token {token}"}, timeout=40)
+
+
+def assert_the_hub_is_blamed(answers: list[httpx.Response]) -> None:
+    *pages, api = answers
+    for answer in answers:
+        assert answer.status_code == 503
+        assert "The hub does not answer just now. Try again in a moment." in answer.text
+    for page in pages:
+        assert "give this number" in page.text
+    assert api.json()["error"] == "service_unavailable"
 
 
 def test_the_spawners_door_takes_the_services_own_token_alone(site: Site) -> None:

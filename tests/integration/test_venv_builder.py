@@ -21,7 +21,8 @@ import stamina
 from demo.git_server import GitServer
 from replay_build_service.builders import venv
 from replay_build_service.builders.base import LogRecord, RunningBuild
-from replay_build_service.builders.build_folder import BuildFolder
+from replay_build_service.builders.build_folder import REFERENCE_PREFIX, BuildFolder
+from replay_build_service.builders.tree_digest import tree_digest
 from replay_build_service.builders.venv import VenvBuilder, VenvBuilderSettings
 from replay_build_service.domain import (
     BuildFailure,
@@ -158,6 +159,12 @@ def phases(log: list[LogRecord]) -> list[Phase]:
 
 def lines(log: list[LogRecord]) -> list[str]:
     return [record.text for record in log if record.kind is EventKind.LINE]
+
+
+def is_as_built(image: RunnableImage) -> bool:
+    """Whether every file of the image is as it was when it got its name."""
+    folder = BuildFolder(Path(image.location))
+    return image.reference == REFERENCE_PREFIX + tree_digest(folder.path, (folder.source.name, folder.environment.name))
 
 
 def python_says(image: RunnableImage, code: str) -> str:

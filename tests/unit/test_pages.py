@@ -412,7 +412,7 @@ def test_the_consent_form_posts_exactly_what_was_shown() -> None:
     [
         ("consent, built", "Built: starts in seconds"),
         ("consent, not built", "such builds took about 2 minutes here"),
-        ("consent, first build", "Not built yet: no build has ended here so far"),
+        ("consent, first build", "Not built yet: none has succeeded here yet"),
         ("consent, built", "2 GB guaranteed, 4 GB at most"),
         ("consent, two VOs", "0.5 cores guaranteed, 2 cores at most"),
         ("consent, no limits", "as much as the machine has"),
