@@ -9,8 +9,15 @@ STAMPS := .stamps
 # Compiled once here, so that every start is quick.
 INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --require-hashes --python
 FRONTEND := $(wildcard replay_build_service/web/frontend/*)
-# The machine's own Node, or the one that a wheel brings.
+# The machine's own Node where it is new enough for the proxy and npm is there, or else the one that a wheel brings.
+NODE_AT_LEAST := 20
+ifeq ($(shell node -e 'process.exit(parseInt(process.versions.node) < $(NODE_AT_LEAST) ? 1 : 0)' 2>/dev/null && command -v npm),)
+NODE_WHEEL := $(STAMPS)/node-wheel
+export PATH := $(BIN):$(PATH)
+else
+NODE_WHEEL :=
 export PATH := $(PATH):$(BIN)
+endif
 
 .PHONY: demo test test-quick lint bench clean
 
@@ -62,8 +69,11 @@ $(STAMPS)/hub55: $(STAMPS)/venv requirements/hub55.txt pyproject.toml
 	$(BIN)/uv pip install --quiet --python .venv-hub55/bin/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(STAMPS)/node: $(STAMPS)/venv requirements/node.txt package-lock.json
-	@command -v npm >/dev/null || $(INSTALL) $(BIN)/python -r requirements/node.txt
+$(STAMPS)/node-wheel: $(STAMPS)/venv requirements/node.txt
+	$(INSTALL) $(BIN)/python -r requirements/node.txt
+	@touch $@
+
+$(STAMPS)/node: $(STAMPS)/venv $(NODE_WHEEL) package-lock.json
 	npm ci --omit=dev --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 

@@ -6,6 +6,7 @@ Settings come from the environment, all optional but the first two:
     REPLAY_OIDC_CLIENT_SECRET_FILE   a file with its secret
     REPLAY_OIDC_ISSUER               EGI Check-in
     REPLAY_URL                       http://127.0.0.1:8000   where people reach the hub
+    REPLAY_BIND_URL                  REPLAY_URL              where the hub's proxy listens, with TLS ending before it
     REPLAY_STATE_DIR                 ./replay-state          databases, secrets, environments, sessions
     REPLAY_PORTS                     8081,8001,10101         hub, proxy's API, build service; on loopback
     REPLAY_VOS                       EGI Replay's, see below; VO=ENROLMENT-URL, separated by spaces
@@ -14,11 +15,14 @@ Settings come from the environment, all optional but the first two:
     REPLAY_PYTHON_DOWNLOADS          0                       1: uv may download the Python a repository asks for
     REPLAY_UV_CACHE                  in the state folder     uv's cache of downloads
     REPLAY_BUILD_ENVIRONMENT                                 names of variables handed to builds, by commas
-    REPLAY_MEM_GUARANTEE, _LIMIT     2G, 4G                  of each session
+    REPLAY_MEM_GUARANTEE             2G                      of each session
+    REPLAY_MEM_LIMIT                 4G                      of each session
     REPLAY_IDLE_SECONDS              3600                    a session without activity is stopped after that
     REPLAY_ORDINARY_SERVERS          1                       0: the hub starts servers from links only
     REPLAY_KEEP_SERVERS              1                       0: sessions and builds end with the hub
     REPLAY_PROXY_COMMAND             configurable-http-proxy
+
+SSL_CERT_FILE, where it is set, is handed to the build service and to builds: a site's own certificate authorities.
 """
 
 import os
@@ -27,7 +31,7 @@ import sys
 from pathlib import Path
 
 from replay_auth import EGICheckinAuthenticator
-from replay_spawner import ReplayLocalSpawner, link_handlers
+from replay_spawner import ReplayLocalSpawner, hub_templates, link_handlers
 
 c = get_config()  # noqa: F821 - the name is given by traitlets
 
@@ -63,7 +67,7 @@ vos = {entry.partition("=")[0]: entry.partition("=")[2] for entry in setting("VO
 
 # ---- The hub ---------------------------------------------------------------------------------------------------------
 
-c.JupyterHub.bind_url = public_url
+c.JupyterHub.bind_url = setting("BIND_URL", public_url)
 c.JupyterHub.hub_bind_url = f"http://127.0.0.1:{hub_port}"
 c.JupyterHub.db_url = f"sqlite:///{state / 'jupyterhub.sqlite'}"
 c.JupyterHub.cookie_secret_file = str(state / "jupyterhub_cookie_secret")
@@ -135,8 +139,9 @@ c.JupyterHub.load_roles = [
         "scopes": ["list:users", "read:users:activity", "read:servers", "delete:servers"],
     },
 ]
-# Links are answered by the hub, badges by the service.
+# Links are answered by the hub, also where the service does not answer; badges by the service.
 c.JupyterHub.extra_handlers = link_handlers(service_url, token_file)
+c.JupyterHub.template_paths = [hub_templates()]
 c.Proxy.extra_routes = {
     "/badge_logo.svg/": f"http://127.0.0.1:{service_port}",
     "/badge.svg/": f"http://127.0.0.1:{service_port}",

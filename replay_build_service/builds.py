@@ -27,7 +27,6 @@ from replay_build_service.domain import (
     RunnableImage,
     build_stream,
 )
-from replay_build_service.errors import ReplayError
 from replay_build_service.events import EventFeed
 
 log = logging.getLogger(__name__)
@@ -259,8 +258,6 @@ class Builds:
         stream = build_stream(build.id)
         try:
             running = driving.running = await self._builder.start(build.job)
-        except ReplayError as error:
-            return BuildFailure(FailureReason.CANNOT_BUILD, error.sentence)
         except OSError:
             log.exception("Build %s could not be started", build.id)
             return _internal_failure(build)

@@ -24,14 +24,11 @@ class ServiceUnavailable(Exception):
 
 
 class ReplayClient:
-    """A connection pool to one service, for the hub's process."""
+    """A connection pool to one service, for as long as the hub's process runs."""
 
     def __init__(self, url: str, token_file: Path) -> None:
         self._token_file = token_file
         self._client = httpx.AsyncClient(base_url=url.rstrip("/") + "/", timeout=PLAN_SECONDS, trust_env=False)
-
-    async def aclose(self) -> None:
-        await self._client.aclose()
 
     async def is_up(self) -> bool:
         """Whether the service answers now."""
@@ -52,7 +49,9 @@ class ReplayClient:
                 headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
             )
         except OSError as error:
-            raise ServiceUnavailable(f"The service's token cannot be read from {self._token_file}: {error.strerror}") from error
+            raise ServiceUnavailable(
+                f"The service's token cannot be read from {self._token_file}: {error.strerror}"
+            ) from error
         except httpx.TransportError as error:
             raise ServiceUnavailable(f"Replay's build service does not answer: {error!r}") from error
         try:
@@ -60,7 +59,9 @@ class ReplayClient:
                 return LaunchPlan.model_validate_json(response.content)
             refusal = Refusal.model_validate_json(response.content)
         except ValueError as error:
-            raise ServiceUnavailable(f"Replay's build service answered {response.status_code} with something unknown") from error
+            raise ServiceUnavailable(
+                f"Replay's build service answered {response.status_code} with something unknown"
+            ) from error
         match response.status_code:
             case 404:
                 raise PlanRefused(refusal.message, "not_found")

@@ -57,11 +57,11 @@ class ImageName:
     tag: str
 
     @classmethod
-    def of(cls, resolved: ResolvedRef, recipe: BuildRecipe, prefix: str = "replay") -> Self:
+    def of(cls, resolved: ResolvedRef, recipe: BuildRecipe) -> Self:
         """A name that a registry accepts: a readable slug plus a hash of the whole, so that no two repositories share one."""
         slug = re.sub(r"[^a-z0-9]+", "-", resolved.repository.short.lower()).strip("-")[:80].strip("-")
         identity = hashlib.sha256(resolved.repository.url.encode()).hexdigest()[:10]
-        return cls(f"{prefix}/{slug}-{identity}", f"{resolved.version}-{recipe.digest[:12]}")
+        return cls(f"replay/{slug}-{identity}", f"{resolved.version}-{recipe.digest[:12]}")
 
     @classmethod
     def from_text(cls, text: str) -> Self:
@@ -121,7 +121,7 @@ class BuildStatus(StrEnum):
 
 
 class FailureReason(StrEnum):
-    """Why a build did not end in an image. A closed set: it is a metric's label and a key of the help texts."""
+    """Why a build did not end in an image. A closed set, kept with the build; the sentence beside it is for the person."""
 
     CANNOT_BUILD = "cannot_build"
     """The repository asks for something that this builder does not do."""

@@ -13,7 +13,6 @@ Every error carries a sentence for the person (``str(error)``) that says what ha
     │   ├── OriginRefused         a host or address that Replay does not ask
     │   └── NotPermitted          no VO, no policy, somebody else's; has ``vos``: those that would do
     ├── Conflict                the state of things forbids it now (a consumed launch, a server that runs)
-    ├── CannotBuild             this builder cannot make an image of that repository
     └── SourceFault             somebody else's fault, temporary: retried, then told
 """
 
@@ -71,10 +70,6 @@ class NotPermitted(Refused):
 
 class Conflict(ReplayError):
     """Not in the present state of things: a launch used already, another server that runs."""
-
-
-class CannotBuild(ReplayError):
-    """The repository asks for something that the configured builder does not do."""
 
 
 class SourceFault(ReplayError):

@@ -27,16 +27,13 @@ class LaunchPlan(_Frozen):
     """All that the spawner needs to start a server of a launch."""
 
     launch: str
-    user: str
     vo: str
     repository: str
     """The canonical address of the repository."""
-    ref: str
     version: str
     """The commit."""
     link: str
     """Path of the link that made it: ``/v2/…``."""
-    image_name: str
     image: str
     """What runs, by digest."""
     location: str
@@ -46,7 +43,6 @@ class LaunchPlan(_Frozen):
     """May hold the placeholder ``{home}``: the session's own folder."""
     source: str | None
     """A folder whose content becomes the session's own folder."""
-    urlpath: str
     resources: ResourcesModel
 
 

@@ -4,8 +4,8 @@
 Of the build service this package imports the client and the wire's models, nothing else.
 """
 
-from replay_spawner.handlers import link_handlers
+from replay_spawner.handlers import hub_templates, link_handlers
 from replay_spawner.local import ReplayLocalSpawner
 from replay_spawner.spawner import ReplayMixin
 
-__all__ = ["ReplayLocalSpawner", "ReplayMixin", "link_handlers"]
+__all__ = ["ReplayLocalSpawner", "ReplayMixin", "hub_templates", "link_handlers"]

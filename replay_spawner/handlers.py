@@ -23,6 +23,11 @@ def link_handlers(service_url: str, token_file: str, home_url: str = "/services/
     return [(r"/v2/(.+)", LinkHandler, {"service_url": service_url, "token_file": token_file, "home_url": home_url})]
 
 
+def hub_templates() -> str:
+    """For ``c.JupyterHub.template_paths``: the hub's page of a server that does not answer, with words for Replay's."""
+    return str(files("replay_spawner") / "templates" / "hub")
+
+
 @cache
 def _client(service_url: str, token_file: str) -> ReplayClient:
     return ReplayClient(service_url, Path(token_file))
@@ -53,13 +58,17 @@ class LinkHandler(BaseHandler):
             # Every hub has an authenticator; its own login page, so that one click leads to the provider.
             login = self.authenticator.login_url(self.hub.base_url)  # pyright: ignore[reportOptionalMemberAccess]
             login_url = url_concat(login, {"next": self.request.uri})
-            self._show("replay_link.html", preview=LinkPreview.of(raw), login_url=login_url)
+            preview = LinkPreview.of(raw)
+            self.set_status(400 if preview.problem else 200)
+            self._show("replay_link.html", preview=preview, login_url=login_url)
         elif await _client(self._service_url, self._token_file).is_up():
             query = f"?{self.request.query}" if self.request.query else ""
             self.redirect(f"{self._home_url}v2/{raw}{query}")
         else:
+            number = secrets.token_hex(4)
+            self.log.error("Error %s: %s, since Replay's build service does not answer", number, self.request.path)
             self.set_status(503)
-            self._show("replay_unavailable.html", retry_url=self.request.uri)
+            self._show("replay_unavailable.html", retry_url=self.request.uri, number=number)
 
     def _show(self, template: str, **values: Any) -> None:
         nonce = secrets.token_urlsafe(16)

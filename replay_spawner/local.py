@@ -7,6 +7,7 @@ import asyncio
 import os
 import re
 import shutil
+import subprocess
 import sys
 from contextlib import suppress
 from inspect import isawaitable
@@ -17,6 +18,7 @@ import httpx
 import psutil
 from jupyterhub.spawner import SimpleLocalProcessSpawner
 from jupyterhub.utils import random_port
+from tornado import web
 from traitlets import Unicode
 
 from replay_build_service.schemas import LaunchPlan
@@ -55,9 +57,23 @@ class ReplayLocalSpawner(ReplayMixin, SimpleLocalProcessSpawner):
         """Start the server; for a launch, return only once it answers, so that the hub's first look finds it."""
         if self.plan is None:
             return await super().start()
-        plan = self.plan
+        try:
+            return await self._start_session(self.plan)
+        except web.HTTPError:
+            raise
+        except Exception as error:
+            # Whatever a repository's files or its server do to us here is no fault of the hub's, which would count it
+            # towards its own end.
+            self.log.exception("The session of launch %s could not be started", self.plan.launch)
+            raise self.refusal(
+                422,
+                "The session could not be started from this repository's files. If you need help, tell the "
+                f"administrators the launch's number, {self.plan.launch}.",
+            ) from error
+
+    async def _start_session(self, plan: LaunchPlan) -> Any:
         self._session = session = self._folder_of(plan)
-        home = session / _folder_name(plan)
+        home = session / "home" / _folder_name(plan)
         log_file = session / "server.log"
         log = await asyncio.to_thread(_make_session, home, plan.source, log_file)
         self.override(
@@ -95,11 +111,11 @@ class ReplayLocalSpawner(ReplayMixin, SimpleLocalProcessSpawner):
                                 422, f"The session's server ended at once, with status {status}: {lines}"
                             )
                         try:
-                            await client.get(url)
-                        except httpx.TransportError:
+                            # The head of an answer is enough; its body is a stranger's.
+                            async with client.stream("GET", url):
+                                return
+                        except httpx.HTTPError:
                             await asyncio.sleep(LOOK_SECONDS)
-                        else:
-                            return
             except TimeoutError as error:
                 raise self.refusal(
                     422, f"The session's server did not answer within {self.http_timeout} seconds."
@@ -151,12 +167,13 @@ class ReplayLocalSpawner(ReplayMixin, SimpleLocalProcessSpawner):
 def _folder_name(plan: LaunchPlan) -> str:
     """What a terminal's prompt shows: the repository's own name."""
     last = plan.repository.rstrip("/").rpartition("/")[2]
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-") or "session"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-")[:100] or "session"
 
 
 def _make_session(home: Path, source: str | None, log_file: Path) -> BinaryIO:
     """The session's folder with its home; what the server says goes to the file that is returned."""
-    home.parent.mkdir(parents=True, mode=0o700)
+    log_file.parent.mkdir(parents=True, mode=0o700)
+    home.parent.mkdir()
     _make_home(home, source)
     return log_file.open("wb")
 
@@ -205,7 +222,9 @@ def _end(processes: list[psutil.Process]) -> None:
 def _remove(session: Path) -> None:
     """End what has left the server's tree, too, such as ``nohup … &`` in a terminal that was closed; then the folder."""
     _end([process for process in psutil.process_iter() if _launch_of(process) == session.name])
-    shutil.rmtree(session, ignore_errors=True)
+    # Not shutil's: it gives up below some hundred folders, and how deep these are was up to the session.
+    subprocess.run(["chmod", "-R", "u+rwx", str(session)], check=False, stderr=subprocess.DEVNULL)
+    subprocess.run(["rm", "-rf", "--", str(session)], check=False)
 
 
 def _launch_of(process: psutil.Process) -> str | None:
@@ -216,6 +235,8 @@ def _launch_of(process: psutil.Process) -> str | None:
 
 
 def _last_lines(file: Path) -> str:
-    lines = file.read_bytes()[-20_000:].decode("utf8", "replace").strip().splitlines()
+    with file.open("rb") as log:
+        log.seek(max(0, log.seek(0, os.SEEK_END) - 20_000))
+        lines = log.read().decode("utf8", "replace").strip().splitlines()
     serious = [line for line in lines if re.search(r"^\[[CE] |Error\b", line)]
     return " / ".join(line[:300] for line in (serious or lines)[-3:]) or "it said nothing."

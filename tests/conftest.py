@@ -1,6 +1,5 @@
 """What a machine can run, and the one rule for what it cannot: a named skip, or with ``REPLAY_TEST_REQUIRE`` a failure."""
 
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -8,8 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.requirements import HUB55_PYTHON, missing
+from tests.requirements import HUB55_PYTHON, REQUIRED, known_requirements, missing, unknown_requirements
 from tests.site import Site, Sites
+
+
+def pytest_configure() -> None:
+    if unknown := unknown_requirements():
+        raise pytest.UsageError(
+            f"REPLAY_TEST_REQUIRE names {', '.join(unknown)}. The names are: {', '.join(known_requirements())}."
+        )
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -18,13 +24,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             reason = missing(name)
             if reason is None:
                 continue
-            if name in os.environ.get("REPLAY_TEST_REQUIRE", "").split(","):
+            if name in REQUIRED:
                 pytest.fail(f"{name} is required: {reason}", pytrace=False)
             pytest.skip(f"{name}: {reason}")
 
 
 @pytest.fixture(
-    scope="session", params=["6.1", pytest.param("5.5", marks=pytest.mark.needs("hub55"))], ids=lambda version: f"hub-{version}"
+    scope="session",
+    params=["6.1", pytest.param("5.5", marks=pytest.mark.needs("hub55"))],
+    ids=lambda version: f"hub-{version}",
 )
 def hub_python(request: pytest.FixtureRequest) -> Path:
     """The interpreter of each supported JupyterHub."""

@@ -14,7 +14,9 @@ HUB55_PYTHON = Path(os.environ.get("REPLAY_TEST_HUB55_PYTHON", ROOT / ".venv-hub
 def browser() -> str | None:
     """The path of a Chromium of the machine's own."""
     named = os.environ.get("REPLAY_TEST_BROWSER")
-    return named or next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+    return named or next(
+        (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+    )
 
 
 def _no_browser() -> str | None:
@@ -27,7 +29,11 @@ def _no_hub55() -> str | None:
 
 def _no_proxy() -> str | None:
     proxy = ROOT / "node_modules" / ".bin" / "configurable-http-proxy"
-    return None if proxy.exists() and shutil.which("node") else "no configurable-http-proxy in node_modules; “make test” installs it"
+    return (
+        None
+        if proxy.exists() and shutil.which("node")
+        else "no configurable-http-proxy in node_modules; “make test” installs it"
+    )
 
 
 def _no_git_server() -> str | None:
@@ -37,12 +43,35 @@ def _no_git_server() -> str | None:
     return None if (Path(folder) / "git-http-backend").exists() else "git has no http-backend here"
 
 
+def _no_pages() -> str | None:
+    made = ROOT / "replay_build_service" / "web" / "static" / "dist" / "launch.js"
+    return None if made.exists() else "the pages' scripts are not made; “make test” makes them"
+
+
+def _no_linux() -> str | None:
+    return None if Path("/proc/self/limits").exists() else "limits are read from Linux's /proc"
+
+
 _CHECKS: dict[str, Callable[[], str | None]] = {
     "browser": _no_browser,
     "hub55": _no_hub55,
     "proxy": _no_proxy,
     "git-server": _no_git_server,
+    "pages": _no_pages,
+    "linux": _no_linux,
 }
+REQUIRED = frozenset(name for name in os.environ.get("REPLAY_TEST_REQUIRE", "").split(",") if name)
+"""What this machine is to have: without it a test fails and is not skipped."""
+
+
+def unknown_requirements() -> list[str]:
+    """Names in ``REPLAY_TEST_REQUIRE`` that no check answers to."""
+    return sorted(REQUIRED - _CHECKS.keys())
+
+
+def known_requirements() -> list[str]:
+    """All that a test can name in ``needs``."""
+    return sorted(_CHECKS)
 
 
 @cache

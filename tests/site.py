@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import httpx
 import psutil
@@ -144,7 +144,9 @@ c.JupyterHub.load_roles.append({{
             "UV_CACHE": UV_CACHE,
             "PROXY_COMMAND": f"node {ROOT}/node_modules/configurable-http-proxy/bin/configurable-http-proxy",
         } | self.settings
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("REPLAY_", "JUPYTER", "OAUTH"))}
+        clean = {
+            name: value for name, value in os.environ.items() if not name.startswith(("REPLAY_", "JUPYTER", "OAUTH"))
+        }
         with (self.folder / "hub.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [self.python, "-m", "jupyterhub", "-f", str(config)],
@@ -263,7 +265,11 @@ c.JupyterHub.load_roles.append({{
     def admin(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         """The hub's REST API, as an administrator."""
         return httpx.request(
-            method, f"{self.url}/hub/api{path}", headers={"Authorization": f"token {self.admin_token}"}, timeout=60, **kwargs
+            method,
+            f"{self.url}/hub/api{path}",
+            headers={"Authorization": f"token {self.admin_token}"},
+            timeout=60,
+            **kwargs,
         )
 
     def server(self, person: Person) -> dict[str, Any] | None:
@@ -283,9 +289,7 @@ c.JupyterHub.load_roles.append({{
         with Visitor(self) as visitor:  # pyright: ignore[reportArgumentType] - of a hub it asks only the url
             page = visitor.log_in(person)
             assert page.status_code == 200, page.text
-        made = self.admin(
-            "POST", f"/users/{person.voperson_id}/tokens", json={"note": "test", "scopes": ["inherit"]}
-        )
+        made = self.admin("POST", f"/users/{person.voperson_id}/tokens", json={"note": "test", "scopes": ["inherit"]})
         assert made.status_code == 201, made.text
         client = ApiClient(self, person, made.json()["token"])
         self._clients.append(client.http)
@@ -355,13 +359,17 @@ class Sites:
     def __enter__(self) -> Self:
         return self
 
-    def start(self, *, settings: Mapping[str, str] | None = None, extra_config: str = "", python: str = sys.executable) -> Site:
+    def start(
+        self, *, settings: Mapping[str, str] | None = None, extra_config: str = "", python: str = sys.executable
+    ) -> Site:
         folder = self._folder / f"site-{len(self._sites)}"
         (folder / "git").mkdir(parents=True)
         ports = free_ports(4)
         secret = secrets.token_hex(16)
         checkin = CheckinStandIn(
-            client_id="replay-test", client_secret=secret, redirect_uris=[f"http://127.0.0.1:{ports[0]}/hub/oauth_callback"]
+            client_id="replay-test",
+            client_secret=secret,
+            redirect_uris=[f"http://127.0.0.1:{ports[0]}/hub/oauth_callback"],
         )
         git = GitServer(folder / "git")
         site = Site(folder, git, checkin, secret, ports, python, dict(settings or {}), extra_config)
@@ -419,10 +427,6 @@ def stopped(process: psutil.Process) -> Iterator[None]:
         yield
     finally:
         process.resume()
-
-
-def path_of(url: str) -> str:
-    return urlsplit(url).path
 
 
 def _git(folder: Path, *arguments: str) -> str:

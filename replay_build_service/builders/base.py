@@ -64,7 +64,10 @@ class Builder(Protocol):
     def recipe(self) -> BuildRecipe: ...
 
     async def start(self, job: BuildJob) -> RunningBuild:
-        """Start the build, detached from this process, or attach to it where it was started before."""
+        """Start the build, detached from this process, or attach to it where it was started before.
+
+        A repository that cannot be built is a failure of the build, told by its `outcome`. Raises `OSError`.
+        """
         ...
 
     async def sweep(self, known: Collection[BuildId]) -> Sequence[BuildId]:

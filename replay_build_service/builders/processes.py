@@ -148,12 +148,11 @@ def end_descendants(seconds: float = 10.0) -> None:
         time.sleep(0.002)
 
 
-def reap_orphans(processes: Iterable[psutil.Process], keep: int = 0) -> None:
-    """Takes leave of children of this process that have ended, but for ``keep``, which somebody else waits for."""
+def reap_orphans(processes: Iterable[psutil.Process]) -> None:
+    """Takes leave of children of this process that have ended."""
     for process in processes:
-        if process.pid != keep:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(process.pid, os.WNOHANG)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(process.pid, os.WNOHANG)
 
 
 def _kill(processes: Iterable[psutil.Process]) -> None:

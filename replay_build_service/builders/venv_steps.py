@@ -35,6 +35,14 @@ from replay_build_service.outgoing import OutgoingRules
 
 
 @dataclass(frozen=True, slots=True)
+class _ChosenPython:
+    for_uv: str
+    """A path, or the versions of which uv is to download one."""
+    if_it_fails: str
+    """The sentence for the person where uv makes no environment with it."""
+
+
+@dataclass(frozen=True, slots=True)
 class EnvironmentSteps:
     """One build of an environment, in its folder."""
 
@@ -50,7 +58,7 @@ class EnvironmentSteps:
         request = read_checkout(self.folder.source)
         self.commands.log.enter(Phase.BUILDING, _announcement(request))
         python = await self._choose_python(request.python)
-        await self._make_environment(python, request.python)
+        await self._make_environment(python)
         await self._install(request)
         if request.post_build is not None:
             await self._post_build(request.post_build)
@@ -68,7 +76,7 @@ class EnvironmentSteps:
         if (self.folder.source / ".gitmodules").exists():
             self.commands.log.lines(["The repository has submodules, which are not fetched: their folders stay empty."])
 
-    async def _choose_python(self, request: PythonRequest | None) -> str:
+    async def _choose_python(self, request: PythonRequest | None) -> _ChosenPython:
         job = self.instructions
         status, output = await capture(
             self._uv("python", "list", "--only-installed", "--output-format", "json"),
@@ -80,22 +88,22 @@ class EnvironmentSteps:
         installed = parse_interpreters(output)
         chosen = choose_interpreter(request, installed, job.default_python)
         if chosen is not None:
-            return chosen.path
-        if not job.python_downloads:
-            raise Unbuildable(FailureReason.PYTHON, refusal(request, installed, job.default_python))
-        return requested_of_uv(request, job.default_python)
-
-    async def _make_environment(self, python: str, request: PythonRequest | None) -> None:
-        job = self.instructions
-        command = self._uv("venv", "--no-project", "--python", python, str(self.folder.environment))
-        result = await self.commands.run(command, self.folder.home, self.environment)
-        if result.status != 0:
             wanted = request.wording if request is not None else f"Python {job.default_python}"
-            raise Unbuildable(
-                FailureReason.PYTHON,
+            return _ChosenPython(
+                chosen.path,
                 f"An environment with {wanted} could not be made; the log says why. "
                 "Ask for another version in runtime.txt, or try again.",
             )
+        cannot_be_had = refusal(request, installed, job.default_python)
+        if not job.python_downloads:
+            raise Unbuildable(FailureReason.PYTHON, cannot_be_had)
+        return _ChosenPython(requested_of_uv(request, job.default_python), f"{cannot_be_had} The log says why.")
+
+    async def _make_environment(self, python: _ChosenPython) -> None:
+        command = self._uv("venv", "--no-project", "--python", python.for_uv, str(self.folder.environment))
+        result = await self.commands.run(command, self.folder.home, self.environment)
+        if result.status != 0:
+            raise Unbuildable(FailureReason.PYTHON, python.if_it_fails)
 
     async def _install(self, request: EnvironmentRequest) -> None:
         """One resolution of what the repository asks for and what a session needs, so that a conflict is told."""

@@ -69,19 +69,15 @@ class PlanDoor(PlainHandler):
         session = self.site.builds.session(planned.image)
         return LaunchPlan(
             launch=launch.id,
-            user=launch.user,
             vo=launch.vo,
             repository=launch.resolved.repository.url,
-            ref=launch.resolved.spec.ref,
             version=launch.resolved.version,
             link=f"/v2/{launch.resolved.spec.text}",
-            image_name=str(launch.image_name),
             image=planned.image.reference,
             location=planned.image.location,
             command=list(session.command),
             environment=dict(session.environment),
             source=session.source,
-            urlpath=launch.urlpath,
             resources=ResourcesModel(
                 memory_guarantee=resources.memory_guarantee,
                 memory_limit=resources.memory_limit,

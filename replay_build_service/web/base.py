@@ -18,7 +18,6 @@ from replay_build_service.db import Store
 from replay_build_service.domain import Person
 from replay_build_service.errors import (
     BadLink,
-    CannotBuild,
     Conflict,
     NotFound,
     NotPermitted,
@@ -91,8 +90,6 @@ def status_of(error: ReplayError) -> int:
             return 403
         case Conflict():
             return 409
-        case CannotBuild():
-            return 422
         case SourceFault():
             return 503
         case _:

@@ -58,7 +58,7 @@ def running_demo(folder: Path, port: int) -> Iterator[Demo]:
     process = subprocess.Popen(
         [sys.executable, "-m", "demo", "--port", str(port), "--dir", str(folder)],
         cwd=ROOT,
-        env=os.environ | {"REPLAY_UV_CACHE": str(Path.home() / ".cache" / "uv")},
+        env=os.environ | {"REPLAY_UV_CACHE": str(Path.home() / ".cache" / "uv"), "REPLAY_PYTHON_DOWNLOADS": "0"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

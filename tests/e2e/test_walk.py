@@ -100,7 +100,9 @@ def test_from_a_link_to_a_cell_that_ran(
     shared = page.get_by_label("Markdown for exactly this commit", exact=True)
     page.get_by_role("button", name="Copy Markdown for exactly this commit").click()
     assert page.evaluate("navigator.clipboard.readText()") == shared.input_value()
-    expect(shared).to_have_value(re.compile(rf"\[!\[Replay\]\({re.escape(site.url)}/badge_logo\.svg\)\].*/{repo.commit}"))
+    expect(shared).to_have_value(
+        re.compile(rf"\[!\[Replay\]\({re.escape(site.url)}/badge_logo\.svg\)\].*/{repo.commit}")
+    )
     page.close()
     page = context.new_page()
     page.goto(link)
@@ -133,7 +135,7 @@ def test_from_a_link_to_a_cell_that_ran(
     assert server is not None
     launch = site.client(ADA).get(server["user_options"]["launch"])
     assert (launch["version"], launch["state"]) == (other.commit, "running")
-    assert _session_folders(site) == [launch["id"]], "what belonged to the first session is gone"
+    assert site.session_folders() == [launch["id"]], "what belonged to the first session is gone"
 
     # the home page knows both, and stops the session
     second.goto(f"{site.url}/services/replay/")
@@ -142,9 +144,4 @@ def test_from_a_link_to_a_cell_that_ran(
     second.get_by_role("button", name=re.compile("^Stop")).click()
     expect(second.get_by_role("button", name=re.compile("^Stop"))).to_have_count(0)
     assert site.server(ADA) is None
-    assert _session_folders(site) == []
-
-
-def _session_folders(site: Site) -> list[str]:
-    folder = site.state / "sessions"
-    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    assert site.session_folders() == []

@@ -90,7 +90,7 @@ c.JupyterHub.load_roles.append(
     {{"name": "replay", "services": ["replay"], "scopes": ["servers", "read:servers", "read:users:name"]}}
 )
 c.JupyterHub.extra_handlers = link_handlers("{service}/services/replay/", "replay-state/service_token")
-c.ReplayBuildService.vos = {{"researchers": ""}}
+c.ReplayBuildService.vos = {{"researchers": "https://groups.example.org/join?a=b&c=d"}}
 c.ReplayBuildService.uv_cache_dir = "{uv_cache}"
 """
 
@@ -103,6 +103,7 @@ class Hub:
     python: str
     hook: str
     with_replay: bool
+    extra: str = ""
     ports: tuple[int, ...] = field(default_factory=lambda: free_ports(4))
     token: str = field(default_factory=lambda: secrets.token_hex(16))
     browser: httpx.Client = field(init=False)
@@ -113,7 +114,7 @@ class Hub:
         return f"http://127.0.0.1:{self.ports[0]}"
 
     def start(self) -> None:
-        self.folder.mkdir(parents=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         public, own, proxy_api, service = self.ports
         replay = REPLAY.format(service=f"http://127.0.0.1:{service}", uv_cache=UV_CACHE) if self.with_replay else ""
         (self.folder / "jupyterhub_config.py").write_text(
@@ -123,11 +124,13 @@ c.JupyterHub.hub_bind_url = "http://127.0.0.1:{own}"
 c.ConfigurableHTTPProxy.api_url = "http://127.0.0.1:{proxy_api}"
 c.ConfigurableHTTPProxy.command = ["node", "{ROOT}/node_modules/configurable-http-proxy/bin/configurable-http-proxy"]
 c.JupyterHub.services = [{{"name": "tester", "api_token": "{self.token}"}}]
-c.JupyterHub.load_roles = [{{"name": "tester", "services": ["tester"], "scopes": ["admin:users", "admin:servers"]}}]
-{ADMINS_OWN}{HOOKS[self.hook]}{replay}"""
+c.JupyterHub.load_roles = [
+    {{"name": "tester", "services": ["tester"], "scopes": ["admin:users", "admin:servers", "tokens", "list:services"]}}
+]
+{ADMINS_OWN}{HOOKS[self.hook]}{replay}{self.extra}"""
         )
         log = self.folder / "hub.log"
-        with log.open("wb") as output:
+        with log.open("ab") as output:
             command = [self.python, "-m", "jupyterhub"]
             self._process = subprocess.Popen(
                 command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
@@ -162,10 +165,11 @@ c.JupyterHub.load_roles = [{{"name": "tester", "services": ["tester"], "scopes":
     def close(self) -> None:
         if self._process is None:
             return
+        process, self._process = self._process, None
         self.browser.close()
-        below = psutil.Process(self._process.pid).children(recursive=True)
-        self._process.terminate()
-        self._process.wait(40)
+        below = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        process.wait(40)
         for process in below:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -313,6 +317,9 @@ def test_who_is_in_no_group_with_a_policy_launches_nothing(hubs: list[Hub]) -> N
         "You are in no virtual organisation that may launch here. These may: researchers." in answer.json()["message"]
     )
     assert hubs[1].server() is None
+    page = hubs[1].browser.get("/v2/gh/EGI-Federation/binder-example/HEAD")
+    assert page.status_code == 403
+    assert '<a href="https://groups.example.org/join?a=b&amp;c=d" rel="noopener noreferrer">researchers</a>' in page.text
     # … and has the ordinary server as before, of which nothing of that is left.
     again = [hub.outcome(hub.api("POST", "/server", '{"profile": "small"}')) for hub in hubs]
     assert again[1] == again[0]

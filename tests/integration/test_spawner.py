@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -275,10 +276,45 @@ def test_a_link_opened_while_the_service_hangs_says_so_at_once(house: House) -> 
         assert page.status_code == 503
         assert "Replay does not answer just now" in page.text
         assert house.repo.spec in page.text, "it can be tried again"
+        number = re.search(r"this number: <code>([0-9a-f]{8})</code>", page.text)
+        assert number, page.text
+        assert f"Error {number[1]}: " in house.site.log
         # The same link, once the service is back.
         page = visitor.open(f"/v2/{house.repo.spec}?labpath=a.ipynb")
         assert page.status_code == 200
         assert house.repo.commit[:10] in page.text
+
+
+def test_a_button_that_is_pressed_while_the_service_is_gone_says_so(house: House) -> None:
+    """It is the proxy that answers then, with a page that it gets from the hub."""
+    with Visitor(house.site) as visitor:  # type: ignore[arg-type]
+        visitor.log_in(ADA)
+        assert visitor.open(f"/v2/{house.repo.spec}").status_code == 200
+        service = house.site.service_process()
+        service.kill()
+        service.wait(10)
+        # The hub looks after its services each second, and one takes longer than these to start.
+        pressed = visitor.open_form(
+            "/services/replay/launches", {"repo": house.repo.spec, "version": house.repo.commit}
+        )
+        opened = visitor.open(f"/services/replay/v2/{house.repo.spec}")
+        elsewhere = visitor.open("/hub/error/503?url=%2Fuser%2Fada%2F")
+    for page in (pressed, opened):
+        assert page.status_code == 503
+        assert "Replay does not answer just now" in page.text
+        assert "Nothing is lost, and nothing was started by this." in page.text
+        assert "Your server appears to be down" not in page.text
+    assert f'href="/services/replay/v2/{house.repo.spec}"' in opened.text, "it can be tried again"
+    assert "Your server appears to be down" in elsewhere.text
+    assert "Replay does not answer" not in elsewhere.text
+    assert_nothing_is_left(house.site)
+    house.site.until_it_answers(f"{house.site.url}/services/replay/health")
+
+
+def test_a_link_that_cannot_be_understood_is_a_bad_request(house: House) -> None:
+    page = httpx.get(f"{house.site.url}/v2/nowhere/o/r/HEAD", follow_redirects=True)
+    assert page.status_code == 400
+    assert "This link cannot be understood" in page.text
 
 
 def test_an_ordinary_server_needs_no_service(house: House) -> None:
@@ -346,7 +382,7 @@ def data_limit(process: psutil.Process) -> str:
     return line.split()[3]
 
 
-@pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="limits are read from Linux's /proc")
+@pytest.mark.needs("linux")
 def test_a_session_and_what_it_starts_have_the_memory_that_was_promised(house: House) -> None:
     session(house)
     server = house.session_of()
@@ -457,3 +493,20 @@ def test_a_repository_whose_server_does_not_start_is_no_fault_of_the_hub(house: 
         assert "The session's server ended at once" in sentence(house.site.ask_for_server(ADA, {"launch": launch}))
     assert_nothing_is_left(house.site)
     assert "consecutive spawns failed" not in house.site.log
+
+
+def test_a_file_that_cannot_be_copied_is_no_fault_of_the_hub(house: House) -> None:
+    odd = house.site.repository("odd", {"postBuild": "#!/bin/sh\nmkfifo a-pipe\n"}, executable=("postBuild",))
+    last = list(house.ada.events(house.ada.launch(odd).json()["id"]))[-1][1]
+    assert last["phase"] == "failed"
+    assert str(house.site.folder) not in last["message"]
+    assert_nothing_is_left(house.site)
+    assert "consecutive spawns failed" not in house.site.log
+
+
+def test_a_repository_may_have_the_name_of_a_file_of_ours(house: House) -> None:
+    named = house.site.repository("server.log", {"README.md": "a name\n"})
+    launch = house.ada.launch_and_wait(named)
+    assert launch["state"] == "running"
+    house.site.stop_server(ADA)
+    assert_nothing_is_left(house.site)

@@ -12,22 +12,11 @@ import psutil
 import pytest
 
 from demo.people import ADA
-from tests.site import ApiClient, Repo, Site, Sites, stopped
+from tests.site import DEAD_SERVICES_ARE_STARTED_SOON, ApiClient, Repo, Site, Sites, stopped
 
 pytestmark = pytest.mark.needs("proxy", "git-server")
 
 SECONDS = 90
-
-# JupyterHub looks every 30 s whether a managed service still runs, and has no setting for it.
-LOOK_SOON = """
-from jupyterhub.services import service as hub_services
-from traitlets import Integer
-
-class Watched(hub_services._ServiceSpawner):
-    poll_interval = Integer(1)
-
-hub_services._ServiceSpawner = Watched
-"""
 
 Event = tuple[str, dict[str, Any]]
 
@@ -35,7 +24,7 @@ Event = tuple[str, dict[str, Any]]
 @pytest.fixture(scope="module")
 def lasting_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with Sites(tmp_path_factory.mktemp("lasting")) as made:
-        yield made.start(extra_config=LOOK_SOON)
+        yield made.start(extra_config=DEAD_SERVICES_ARE_STARTED_SOON)
 
 
 def gated_by_post_build(site: Site, name: str, gate: Path) -> Repo:
@@ -172,7 +161,7 @@ def test_a_service_that_is_asked_to_end_leaves_its_builds_running(
 def test_a_service_that_may_not_leave_builds_ends_them_with_itself(
     new_site: Callable[..., Site], tmp_path: Path
 ) -> None:
-    site = new_site(settings={"KEEP_SERVERS": "0"}, extra_config=LOOK_SOON)
+    site = new_site(settings={"KEEP_SERVERS": "0"}, extra_config=DEAD_SERVICES_ARE_STARTED_SOON)
     ada = site.client(ADA)
     launch = ada.launch(gated_at_once(site, "ends", tmp_path / "gate")).json()["id"]
     follow_to(ada.events(launch), "Building the environment")

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -324,6 +325,15 @@ class TestWhatIsRefused:
         assert failure.reason is reason
         assert words in failure.message
         assert (log[-1].phase, log[-1].text) == (Phase.FAILED, failure.message)
+
+    async def test_a_python_that_cannot_be_downloaded_either_is_refused_with_those_that_are_there(
+        self, forge: GitServer, settings: VenvBuilderSettings
+    ) -> None:
+        builder = VenvBuilder(replace(settings, python_downloads=True))
+        failure, log = await failed(builder, job_for(forge, builder, {"runtime.txt": "python-2.7"}))
+        assert failure.reason is FailureReason.PYTHON
+        assert re.search(r"needs python-2\.7 \(runtime\.txt\) and it cannot be had here\. .* there: 3\.", failure.message), failure
+        assert any("No interpreter found" in line for line in lines(log)), "uv itself was asked"
 
     async def test_a_commit_that_is_gone_is_a_failure_to_fetch(self, forge: GitServer, builder: VenvBuilder) -> None:
         job = job_for(forge, builder, {})

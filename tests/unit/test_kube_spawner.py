@@ -21,19 +21,15 @@ DIGEST = "sha256:" + "ab" * 32
 
 PLAN = LaunchPlan(
     launch=LAUNCH,
-    user="ada",
     vo="vo.notebooks.egi.eu",
     repository="https://github.com/EGI-Federation/binder-example",
-    ref="HEAD",
     version="c0ffee" * 6 + "c0ff",
     link="/v2/gh/EGI-Federation/binder-example/HEAD",
-    image_name="registry.example.org/replay/binder-example:tag",
     image=DIGEST,
     location=f"registry.example.org/replay/binder-example@{DIGEST}",
     command=["jupyterhub-singleuser"],
     environment={"OF_THE_IMAGE": "yes", "SET_BY_BOTH": "plan"},
     source=None,
-    urlpath="lab",
     resources=ResourcesModel(memory_guarantee=2 * GIB, memory_limit=4 * GIB, cpu_guarantee=0.5, cpu_limit=2.0),
 )
 

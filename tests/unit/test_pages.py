@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -139,9 +140,13 @@ def home_page(*recent: Launch, holder: Launch | None = None, server: Server = AB
     return {"holder": holder, "server": server, "recent": list(recent)}
 
 
-def error_page(message: str, *nearest: str) -> dict[str, Any]:
+def error_page(message: str, *nearest: str, enrolments: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
     refusal = Refusal(error="not_found", message=message, id="0a1b2c3d", nearest=list(nearest))
-    return {"refusal": refusal, "nearest": [(name, f"/v2/gh/ada/rainfall/{name}") for name in nearest]}
+    return {
+        "refusal": refusal,
+        "nearest": [(name, f"/v2/gh/ada/rainfall/{name}") for name in nearest],
+        "enrolments": enrolments,
+    }
 
 
 RUNNING_OTHER = launch(of=OTHER, id=LaunchId("2e" * 16))
@@ -235,7 +240,14 @@ PAGES: dict[str, tuple[str, dict[str, Any]]] = {
     "error": ("error.html", error_page("There is no such page.")),
     "error, nobody logged in": ("error.html", error_page("There is no such page.") | {"person": None, "xsrf": ""}),
     "error, nearest": ("error.html", error_page("There is no branch “mian”.", "main", "maintenance")),
-    "error, hostile": ("error.html", error_page(ATTACK, ATTACK) | {"person": Person(ATTACK)}),
+    "error, in no VO": (
+        "error.html",
+        error_page("You are in no VO that may launch here.", enrolments=[("vo.one", "https://vo.example.org/?a=b&c=d")]),
+    ),
+    "error, hostile": (
+        "error.html",
+        error_page(ATTACK, ATTACK, enrolments=[(ATTACK, "https://" + ATTACK)]) | {"person": Person(ATTACK)},
+    ),
 }
 
 HUB_PAGE = {
@@ -244,6 +256,7 @@ HUB_PAGE = {
     "nonce": "abc123",
     "home_url": "/hub/",
     "retry_url": "/hub/v2/gh/ada/rainfall/main",
+    "number": "0a1b2c3d",
 }
 HUB_PAGES: dict[str, tuple[str, dict[str, Any]]] = {
     "link": ("replay_link.html", {"preview": LinkPreview.of("gh/ada/rainfall/main")}),
@@ -447,6 +460,7 @@ def test_a_page_says(name: str, text: str) -> None:
         ("launch, ended", "Launch again", "/v2/gh/ada/rainfall/main"),
         ("home, on its way", "See the launch", f"{SERVICE_PATH}launches/{'2e' * 16}"),
         ("error, nearest", "main", "/v2/gh/ada/rainfall/main"),
+        ("error, in no VO", "vo.one", "https://vo.example.org/?a=b&c=d"),
     ],
 )
 def test_a_page_leads_on(name: str, text: str, where: str) -> None:
@@ -531,6 +545,10 @@ def test_a_link_with_a_problem_offers_no_login() -> None:
     page = Page(hub_html_of("link with a problem"))
     assert "There is no provider “gl” here." in page.text
     assert [link["class"] for link in page.all("a")] == ["brand"]
+
+
+def test_a_page_about_a_service_that_does_not_answer_has_a_number_that_is_in_the_log() -> None:
+    assert "tell the hub’s administrators this number: 0a1b2c3d" in Page(hub_html_of("unavailable")).text
 
 
 def test_the_style_sheet_can_stand_within_a_page() -> None:

@@ -15,19 +15,15 @@ from replay_spawner.kube import ReplayKubeSpawner
 LAUNCH = "0123456789abcdef" * 2
 PLAN = LaunchPlan(
     launch=LAUNCH,
-    user="ada",
     vo="vo.notebooks.egi.eu",
     repository="https://github.com/EGI-Federation/binder-example",
-    ref="HEAD",
     version="c0ffee" * 6 + "c0ff",
     link="/v2/gh/EGI-Federation/binder-example/HEAD",
-    image_name="image:tag",
     image="sha256:00",
     location="/images/00",
     command=["jupyterhub-singleuser"],
     environment={},
     source=None,
-    urlpath="",
     resources=ResourcesModel(),
 )
 
