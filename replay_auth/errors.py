@@ -54,7 +54,7 @@ class SpawnRefused(Told):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """How a person recognises which of their accounts they used. Shown to that person, never logged or stored."""
+    """How a person recognises which of their accounts they used. Shown to that person; the log gets the identifier alone."""
 
     identifier: str
     name: str

@@ -1,5 +1,6 @@
 """What docs/admin.md promises of removing Replay: the hub is what it was, also after repositories ran on it."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ pytestmark = pytest.mark.needs("proxy", "git-server")
 
 @pytest.mark.parametrize("python", HUBS)
 def test_a_hub_from_which_replay_is_taken_again_starts_servers_as_it_did(tmp_path: Path, python: str) -> None:
+    # A machine behind a proxy with certificates of its own.
+    certificates = {name: os.environ[name] for name in ("SSL_CERT_FILE",) if name in os.environ}
     (tmp_path / "git").mkdir()
     with GitServer(tmp_path / "git") as git:
         repo = make_repository(git, tmp_path / "work", "plain", {"hello.txt": "hello\n"})
         extra = f"""
 c.JupyterHub.load_groups = {{"researchers": {{"users": ["maria"]}}}}
 c.ReplayBuildService.exempt_origins = ["{git.url.rstrip("/")}"]
+c.ReplayBuildService.build_environment = {certificates!r}
 """
         hub = Hub(tmp_path / "hub", python, "dict", with_replay=False, extra=extra)
         try:
