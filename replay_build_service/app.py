@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import secrets
 import shlex
 import signal
 import socket
@@ -28,6 +27,7 @@ from replay_build_service.db import Store, UnusableDatabase, open_database, show
 from replay_build_service.domain import Resources
 from replay_build_service.events import EventFeed
 from replay_build_service.hub import HubClient
+from replay_build_service.kept_secrets import UnusableSecret, kept_secret
 from replay_build_service.launches import Launches
 from replay_build_service.outgoing import DEFAULT_ALLOWED_HOSTS, OutgoingRules
 from replay_build_service.policies import PolicySet
@@ -225,7 +225,7 @@ class ReplayBuildService(Application):
             sys.exit(f"There is no command “{self.command}”. The commands are: {', '.join(commands)}.")
         try:
             command()
-        except UnusableDatabase as error:
+        except (UnusableDatabase, UnusableSecret) as error:
             sys.exit(str(error))
 
     @property
@@ -268,6 +268,9 @@ class ReplayBuildService(Application):
         if missing:
             sys.exit(f"The hub sets {', '.join(missing)} for its services; start this as one, or set them.")
         state = self._state_folder()
+        # Before anything else is begun: without its secrets the service must not start.
+        for file in (state / "cookie_secret", self._internal_token_file(state)):
+            kept_secret(file)
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -289,6 +292,9 @@ class ReplayBuildService(Application):
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
         return state
 
+    def _internal_token_file(self, state: Path) -> Path:
+        return Path(self.token_file) if self.token_file else state / "service_token"
+
     async def _serve_until(
         self, stop: asyncio.Event, state: Path, store: Store, hub: HubClient, tasks: asyncio.TaskGroup
     ) -> None:
@@ -300,7 +306,7 @@ class ReplayBuildService(Application):
         policies = PolicySet.alike(self.vos, self._resources())
         launches = Launches(store, self._make_providers(tasks), builds, hub, policies, feed, tasks)
         site = self._make_site(state, store, feed, builds, launches)
-        application = make_application(site, _secret(state / "cookie_secret", 32))
+        application = make_application(site, kept_secret(state / "cookie_secret"))
         server = HTTPServer(application, xheaders=True, max_body_size=MOST_BODY_BYTES, max_buffer_size=1024 * 1024)
         await builds.recover()
         await launches.recover()
@@ -317,7 +323,7 @@ class ReplayBuildService(Application):
     def _make_site(self, state: Path, store: Store, feed: EventFeed, builds: Builds, launches: Launches) -> Site:
         base_url = os.environ.get("JUPYTERHUB_SERVICE_PREFIX", "/services/replay/")
         hub_auth = StatelessHubOAuth(parent=self, base_url=base_url)
-        hub_auth.set_secret(_secret(state / "cookie_secret", 32))
+        hub_auth.set_secret(kept_secret(state / "cookie_secret"))
         return Site(
             launches=launches,
             builds=builds,
@@ -328,7 +334,7 @@ class ReplayBuildService(Application):
             base_url=base_url,
             public_url=self.public_url.rstrip("/"),
             hub_home_url=f"{str(hub_auth.hub_prefix).rstrip('/')}/home",
-            internal_token=_secret(Path(self.token_file) if self.token_file else state / "service_token", 32).hex(),
+            internal_token=kept_secret(self._internal_token_file(state)).hex(),
             notices=VENV_NOTICES,
             launch_limit=RateLimit(self.launches_per_minute, 60),
             look_limit=RateLimit(self.looks_per_minute, 60),
@@ -377,19 +383,6 @@ class ReplayBuildService(Application):
     def _resources(self) -> Resources:
         memory = cast(int, self.mem_guarantee), cast(int, self.mem_limit)
         return Resources(*memory, self.cpu_guarantee, self.cpu_limit)
-
-
-def _secret(path: Path, length: int) -> bytes:
-    """A secret kept in a file that only this account reads, in hexadecimal; made where it is missing."""
-    try:
-        return bytes.fromhex(path.read_text().strip())
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        made = secrets.token_bytes(length)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(made.hex())
-        return made
 
 
 def main() -> None:

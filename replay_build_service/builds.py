@@ -27,6 +27,7 @@ from replay_build_service.domain import (
     RunnableImage,
     build_stream,
 )
+from replay_build_service.errors import SourceFault
 from replay_build_service.events import EventFeed
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,8 @@ class Builds:
         """Names this process and its successors at the same address, so that a restart need not wait for the lease."""
         self._at_once = at_once
         self._driven: dict[BuildId, _Driving] = {}
+        self.is_ending = False
+        """This process ends its builds with itself, so that no other begins."""
         self._in_slot: set[BuildId] = set()
         self._slots_changed = asyncio.Event()
         """Replaced each time, so that all who wait for a slot look again."""
@@ -111,7 +114,12 @@ class Builds:
         return image
 
     async def ensure(self, resolved: ResolvedRef, requested_by: str) -> RunnableImage | Build:
-        """The image, if it is there; else the one build of it, started now or joined."""
+        """The image, if it is there; else the one build of it, started now or joined.
+
+        Raises `SourceFault` where this process is ending its builds.
+        """
+        if self.is_ending:
+            raise SourceFault("Replay's build service is just ending. Open the link again in a moment.")
         name = self.name_of(resolved)
         job = BuildJob(BuildId(secrets.token_hex(8)), name, resolved, self._builder.recipe)
         while True:
@@ -129,7 +137,7 @@ class Builds:
         try:
             for build_id in await self._builder.sweep(await self._store.known_build_ids()):
                 log.info("Removed what was left of build %s", build_id)
-        except OSError:
+        except Exception:
             # Room on a disk, no more: people need the service.
             log.exception("Could not remove what ended builds have left")
         for build in await self._store.unfinished_builds():
@@ -164,6 +172,7 @@ class Builds:
 
     async def cancel_all(self) -> None:
         """End all builds that this process drives and wait until that is on record and nothing is left of them."""
+        self.is_ending = True
         driven = list(self._driven.values())
         await asyncio.gather(*(self.cancel(driving.build.id) for driving in driven))
         for driving in driven:
@@ -282,7 +291,8 @@ class Builds:
         way round it would find a build that never ended and whose files are gone, and would run it a second time.
         """
         if isinstance(outcome, BuildFailure):
-            log.info("Build %s of %s failed: %s: %s", build.id, build.job.image_name, outcome.reason, outcome.message)
+            told = outcome.message[:300]
+            log.info("Build %s of %s failed: %s: %r", build.id, build.job.image_name, outcome.reason, told)
             text = outcome.message
         else:
             log.info("Build %s of %s made %s", build.id, build.job.image_name, outcome.reference)

@@ -67,7 +67,7 @@ class ReplayClient:
                 raise PlanRefused(refusal.message, "not_found")
             case 409:
                 raise PlanRefused(refusal.message, "used")
-            case 400 | 403 | 422:
+            case 400 | 403 | 422 | 429:
                 raise PlanRefused(refusal.message, "refused")
             case _:
                 raise ServiceUnavailable(refusal.message)

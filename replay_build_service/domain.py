@@ -19,6 +19,8 @@ from replay_build_service.links import Repository, RepoSpec
 BuildId = NewType("BuildId", str)
 LaunchId = NewType("LaunchId", str)
 
+NO_NAMED_SERVERS = "Replay starts a person's own server alone: servers with names are not supported yet."
+
 
 @dataclass(frozen=True, slots=True)
 class ResolvedRef:

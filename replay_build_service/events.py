@@ -23,6 +23,9 @@ PAGE = 500
 WINDOW = 5000
 """Frames that a reader keeps in memory; a watcher that is further behind reads pages of its own."""
 
+WINDOW_BYTES = 8 * 1024**2
+"""Of those frames together: a build may print long lines."""
+
 FAREWELL_SECONDS = 2.0
 """How long watchers may take to leave when the process ends."""
 
@@ -45,6 +48,8 @@ class _Reader:
         self.first = after + 1
         """The sequence of ``frames[0]``."""
         self.frames: list[bytes] = []
+        self.size = 0
+        """Bytes of all ``frames``."""
         self.finished = False
         self.watchers = 0
         self.stored = asyncio.Event()
@@ -57,11 +62,16 @@ class _Reader:
         return self.first + len(self.frames) - 1
 
     def add(self, stream: str, page: StreamPage, encode: Encoder) -> None:
-        self.frames.extend(encode(stream, event) for event in page.events)
-        if len(self.frames) > WINDOW:
-            surplus = len(self.frames) - WINDOW
-            del self.frames[:surplus]
-            self.first += surplus
+        added = [encode(stream, event) for event in page.events]
+        self.frames.extend(added)
+        self.size += sum(map(len, added))
+        surplus = max(0, len(self.frames) - WINDOW)
+        self.size -= sum(map(len, self.frames[:surplus]))
+        while self.size > WINDOW_BYTES:
+            self.size -= len(self.frames[surplus])
+            surplus += 1
+        del self.frames[:surplus]
+        self.first += surplus
         self.finished = page.finished
         if page.events or page.finished:
             self.wake()

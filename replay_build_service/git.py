@@ -48,8 +48,8 @@ LIST_TIMEOUT = 20.0
 """Seconds for listing refs and for looking a commit up, retries included."""
 FETCH_TIMEOUT = 600.0
 """Seconds for fetching and checking out, retries included."""
-MAX_LISTING = 32 * 1024 * 1024
-"""Bytes of refs that are read: about half a million. The largest public repositories have half of that."""
+MAX_LISTING = 16 * 1024 * 1024
+"""Bytes of refs that are read: some two hundred and fifty thousand refs. Of a repository with more, a full SHA can be had."""
 MAX_REDIRECTS = 5
 ATTEMPTS = 3
 FIRST_WAIT = 0.2

@@ -71,7 +71,7 @@ class HubClient:
 
     async def server(self, user: str, server_name: str) -> Server:
         """What the hub says of a person's server. Raises `SourceFault` where it does not answer."""
-        response = await self._ask("GET", f"users/{quote(user, safe='')}")
+        response = await self._ask("GET", f"users/{_segment(user)}")
         if response.status_code == 404:
             return Server(ServerStatus.ABSENT)
         try:
@@ -123,7 +123,7 @@ class HubClient:
                     model = _ProgressModel.model_validate_json(event.data)
                     yield StartProgress(_plain(model.message), model.ready, model.failed)
         except (httpx.TransportError, httpx_sse.SSEError, ValidationError) as error:
-            log.warning("Following the start of %s's server broke: %r", user, error)
+            log.warning("Following the start of the server of %r broke: %r", user, error)
             raise SourceFault("The hub stopped answering while your server started. Open the link again.") from error
 
     async def _ask(self, method: str, path: str, *, content: str | None = None) -> httpx.Response:
@@ -160,8 +160,15 @@ def _plain(message: str) -> str:
 
 
 def _server_path(user: str, server_name: str) -> str:
-    path = f"users/{quote(user, safe='')}"
-    return f"{path}/servers/{quote(server_name, safe='')}" if server_name else f"{path}/server"
+    path = f"users/{_segment(user)}"
+    return f"{path}/servers/{_segment(server_name)}" if server_name else f"{path}/server"
+
+
+def _segment(name: str) -> str:
+    """A name as one part of a path. What is on the way to the hub may take “..” for a way up, encoded or not."""
+    if name in {"", ".", ".."} or "/" in name or "\\" in name:
+        raise Conflict("The hub has no person and no server of such a name.")
+    return quote(name, safe="")
 
 
 def _body(response: httpx.Response) -> Any:

@@ -15,7 +15,10 @@ from typing import Protocol, assert_never
 
 from replay_build_service.builds import Builds
 from replay_build_service.domain import (
+    NO_NAMED_SERVERS,
+    Build,
     BuildId,
+    BuildStatus,
     Launch,
     LaunchId,
     LaunchState,
@@ -29,7 +32,7 @@ from replay_build_service.domain import (
     VOPolicy,
     launch_stream,
 )
-from replay_build_service.errors import Conflict, NotFound, ReplayError, UnknownProvider
+from replay_build_service.errors import BadLink, Conflict, NotFound, ReplayError, UnknownProvider
 from replay_build_service.events import EventFeed
 from replay_build_service.links import RepoSpec, safe_urlpath
 from replay_build_service.policies import PolicySet
@@ -42,6 +45,9 @@ FRESH = timedelta(minutes=10)
 """How long after its image was there a launch may still be used."""
 
 RETRY_SECONDS = 5.0
+
+MOST_BUILDS = 5
+"""How many builds a launch waits for, one after the other, where others cancel each while it joins."""
 
 
 class LaunchStore(StartStore, Protocol):
@@ -72,6 +78,7 @@ class Wish:
     version: str | None = None
     """The commit that the person saw and agreed to; ``None`` (over the API) for whatever the ref means now."""
     server_name: str = ""
+    """Empty: named servers are not supported yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +158,7 @@ class Launches:
         The launch that comes back may be one that was on its way already, or one that must be chosen (`LaunchState.CHOOSING`).
         Raises `BadLink`, `NotPermitted`, `NotFound` and whatever the provider raises.
         """
+        _refuse_named_server(wish)
         policy = self._policies.choose(person, wish.vo)
         urlpath = safe_urlpath(wish.urlpath)
         resolved = await self._resolve_wish(wish)
@@ -178,6 +186,7 @@ class Launches:
 
     async def create_now(self, person: Person, wish: Wish) -> Planned:
         """For a spawn that names a repository itself: only where the image is built and the server is free."""
+        _refuse_named_server(wish)
         policy = self._policies.choose(person, wish.vo)
         resolved = await self._resolve_wish(wish)
         name = self._builds.name_of(resolved)
@@ -337,24 +346,44 @@ class Launches:
         await self._starts.start(launch, server)
 
     async def _image_for(self, launch: Launch) -> RunnableImage | None:
-        """The image, once it is built; none where the launch was given up. Raises `BuildFailed`."""
+        """The image, once it is built; none where the launch was given up. Raises `BuildFailed`.
+
+        A build that somebody else cancelled while this launch joined it is no outcome for this launch: it asks again.
+        """
         build_id = launch.build_id
-        if build_id is None:
-            found = await self._builds.ensure(launch.resolved, launch.user)
-            if isinstance(found, RunnableImage):
-                return found
-            build_id = found.id
-            waits = phase_event(Phase.WAITING, "Your launch waits for its build.")
-            if not await self._store.move_launch(
-                launch.id, {LaunchState.BUILDING}, LaunchState.BUILDING, build_id=build_id, event=waits
-            ):
-                await self._cancel_if_unwanted(build_id)
+        for builds_left in reversed(range(MOST_BUILDS)):
+            if build_id is None:
+                found = await self._builds.ensure(launch.resolved, launch.user)
+                if isinstance(found, RunnableImage):
+                    return found
+                build_id = found.id
+                if not await self._wait_on_record(launch, build_id):
+                    await self._cancel_if_unwanted(build_id)
+                    return None
+            build = await self._builds.finished(build_id)
+            if build.image is not None:
+                return build.image
+            was_joined = build_id != launch.build_id and not self._builds.is_ending
+            if build.status is not BuildStatus.CANCELLED or not was_joined or not builds_left:
+                raise BuildFailed(_failure_of(build))
+            if not await self._is_building(launch.id):
                 return None
+            build_id = None
+        raise AssertionError("the last build ends with an image or an error")
+
+    async def _wait_on_record(self, launch: Launch, build_id: BuildId) -> bool:
+        """Whether the launch waits for that build now; false where it was given up meanwhile."""
+        waits = phase_event(Phase.WAITING, "Your launch waits for its build.")
+        is_waiting = await self._store.move_launch(
+            launch.id, {LaunchState.BUILDING}, LaunchState.BUILDING, build_id=build_id, event=waits
+        )
+        if is_waiting:
             self._feed.notify(launch_stream(launch.id))
-        build = await self._builds.finished(build_id)
-        if build.image is None:
-            raise BuildFailed(build.failure.message if build.failure else "The build ended without an image.")
-        return build.image
+        return is_waiting
+
+    async def _is_building(self, launch_id: LaunchId) -> bool:
+        launch = await self._store.get_launch(launch_id)
+        return launch is not None and launch.state is LaunchState.BUILDING
 
     async def _cancel_unwanted_build(self, launch_id: LaunchId) -> None:
         """After a launch was given up: end the build that it waited for, where nobody else waits for it."""
@@ -392,6 +421,15 @@ class Launches:
 
 class BuildFailed(ReplayError):
     """The build that a launch waited for made no image."""
+
+
+def _refuse_named_server(wish: Wish) -> None:
+    if wish.server_name:
+        raise BadLink(NO_NAMED_SERVERS)
+
+
+def _failure_of(build: Build) -> str:
+    return build.failure.message if build.failure else "The build ended without an image."
 
 
 def _is_of(server: Server, launch: Launch) -> bool:

@@ -178,7 +178,8 @@ class Repository:
 def safe_urlpath(urlpath: str) -> str:
     """A path below the person's own server, without its leading slash; empty for the server's own default.
 
-    Raises `BadLink` for whatever could lead a browser elsewhere: another site, a scheme, a backslash, ``..``, control characters.
+    Raises `BadLink` for whatever could lead a browser elsewhere: another site, a scheme, a backslash, ``..``, control characters;
+    and for characters that cannot be seen or turn the direction of text around.
     """
     if len(urlpath) > MAX_URLPATH_LENGTH:
         raise BadLink("The path to open in this link is too long.")
@@ -198,5 +199,9 @@ def safe_urlpath(urlpath: str) -> str:
     ):
         raise BadLink(
             "The path to open in this link leads outside the session. Use a path below it, such as lab/tree/index.ipynb."
+        )
+    if any(_is_invisible(character) for character in unquote(text) if character != " "):
+        raise BadLink(
+            "The path to open in this link holds characters that cannot be seen. Rename the file, or open its folder."
         )
     return urlpath.lstrip("/")

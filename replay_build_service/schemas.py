@@ -3,11 +3,44 @@
 The spawner imports this module and `replay_build_service.client`, and nothing else of the service.
 """
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
 
-from replay_build_service.domain import Launch
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic_core import PydanticCustomError
+
+from replay_build_service.domain import NO_NAMED_SERVERS, Launch
 from replay_build_service.errors import BadLink
-from replay_build_service.links import RepoSpec
+from replay_build_service.links import MAX_SPEC_LENGTH, MAX_URLPATH_LENGTH, RepoSpec
+
+MOST_GROUPS = 1000
+"""Of one person at the hub."""
+
+
+def _no_longer_than(most: int) -> AfterValidator:
+    def checked(text: str) -> str:
+        if len(text) > most:
+            raise PydanticCustomError(
+                "too_long",
+                "This is too long: {length} characters, and at most {most} are read",
+                {"length": len(text), "most": most},
+            )
+        return text
+
+    return AfterValidator(checked)
+
+
+def _unnamed(server_name: str) -> str:
+    if server_name:
+        raise PydanticCustomError("named_server", "{sentence}", {"sentence": NO_NAMED_SERVERS.removesuffix(".")})
+    return server_name
+
+
+_Repo = Annotated[str, _no_longer_than(MAX_SPEC_LENGTH)]
+_UrlPath = Annotated[str, _no_longer_than(MAX_URLPATH_LENGTH)]
+_Name = Annotated[str, _no_longer_than(255)]
+"""Of a person, a group, a server or a virtual organisation, as long as JupyterHub keeps one."""
+_LaunchText = Annotated[str, _no_longer_than(64)]
+_Commit = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})$")]
 
 
 class _Frozen(BaseModel):
@@ -49,13 +82,13 @@ class LaunchPlan(_Frozen):
 class PlanRequest(_Frozen):
     """The spawner's question: what a launch is to run. Using a plan uses the launch up."""
 
-    user: str
-    server_name: str
-    launch: str | None = None
-    repo: str | None = None
-    vo: str | None = None
-    urlpath: str = ""
-    groups: list[str] = []
+    user: _Name
+    server_name: _Name
+    launch: _LaunchText | None = None
+    repo: _Repo | None = None
+    vo: _Name | None = None
+    urlpath: _UrlPath = ""
+    groups: Annotated[list[_Name], Field(max_length=MOST_GROUPS)] = []
     """The hub's groups of that person; asked for where a repository is named without a launch."""
 
 
@@ -71,11 +104,12 @@ class Refusal(_Frozen):
 class LaunchRequest(_Frozen):
     """``POST …/api/launches``."""
 
-    repo: str
-    vo: str | None = None
-    urlpath: str = ""
-    version: str | None = None
-    server_name: str = ""
+    repo: _Repo
+    vo: _Name | None = None
+    urlpath: _UrlPath = ""
+    version: _Commit | None = None
+    server_name: Annotated[str, AfterValidator(_unnamed)] = ""
+    """Empty: a person's own server, the only one that Replay starts."""
 
 
 class LaunchModel(_Frozen):

@@ -144,7 +144,7 @@ class Starts:
         active = {LaunchState.BUILDING, LaunchState.STARTING}
         event = phase_event(Phase.FAILED, sentence)
         if await self._store.move_launch(launch_id, active, LaunchState.FAILED, failure=sentence, event=event):
-            log.info("Launch %s failed: %s", launch_id, sentence)
+            log.info("Launch %s failed: %r", launch_id, sentence[:300])
             self._feed.notify(launch_stream(launch_id))
 
     async def _is_settled(self, launch: Launch) -> bool:

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 
 from jupyterhub import version_info
 from jupyterhub.spawner import Spawner
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from tornado import web
 from traitlets import Bool, Unicode
 
@@ -163,15 +163,20 @@ class ReplayMixin(Spawner):
         launch, repo = self._text("launch", launch), self._text("repo", repo)
         if launch is not None and not _LAUNCH_ID.fullmatch(launch):
             raise self.refusal(403, "There is no such launch of yours. Open the repository's link again.")
-        request = PlanRequest(
-            user=self.user.name,
-            server_name=self.name or "",
-            launch=launch,
-            repo=repo if launch is None else None,
-            vo=self._text("vo", user_options.get("vo")),
-            urlpath=self._text("urlpath", user_options.get("urlpath")) or "",
-            groups=[group.name for group in self.user.groups],
-        )
+        vo, urlpath = (self._text(name, user_options.get(name)) for name in ("vo", "urlpath"))
+        try:
+            request = PlanRequest(
+                user=self.user.name,
+                server_name=self.name or "",
+                launch=launch,
+                repo=repo if launch is None else None,
+                vo=vo,
+                urlpath=urlpath or "",
+                groups=[group.name for group in self.user.groups],
+            )
+        except ValidationError as error:
+            problem = error.errors()[0]
+            raise self.refusal(400, f"{problem['loc'][0]}: {problem['msg']}.") from error
         try:
             return await self._client().plan(request)
         except PlanRefused as error:

@@ -232,7 +232,9 @@ class Visitor:
     @property
     def xsrf_of_hub(self) -> str:
         """The hub's XSRF token, as its pages have it in their forms."""
-        (found,) = [cookie.value for cookie in self._client.cookies.jar if (cookie.name, cookie.path) == ("_xsrf", "/hub/")]
+        (found,) = [
+            cookie.value for cookie in self._client.cookies.jar if (cookie.name, cookie.path) == ("_xsrf", "/hub/")
+        ]
         assert found
         return found
 

@@ -71,7 +71,10 @@ class Builder(Protocol):
         ...
 
     async def sweep(self, known: Collection[BuildId]) -> Sequence[BuildId]:
-        """Remove what builds left that nobody knows any more, and say which. Raises `OSError`."""
+        """Remove what builds left that nobody knows any more, and say which. Raises `OSError`.
+
+        What cannot be removed is logged and left for the next time.
+        """
         ...
 
     async def exists(self, image: RunnableImage) -> bool:

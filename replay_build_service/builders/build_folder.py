@@ -7,9 +7,12 @@ those of which there may be only one (who runs the build, how it ended) are refu
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
+import stat
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self, cast
@@ -17,6 +20,14 @@ from typing import Any, Self, cast
 from replay_build_service.domain import BuildFailure, FailureReason, RunnableImage
 
 REFERENCE_PREFIX = "venv@sha256:"
+
+_MUCH = 1024 * 1024
+"""Bytes; none of the files that are read whole comes near."""
+
+_NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.ENXIO})
+"""What opening a file says that is gone or that a build has made unreadable. All else is a fault of the machine."""
+
+_REASONS = frozenset(FailureReason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +133,11 @@ class BuildFolder:
 
     def read_process(self) -> ProcessIdentity | None:
         """Who runs or ran this build; ``None`` before its runner has begun."""
-        value = _read(self.process)
-        return None if value is None else ProcessIdentity(int(value["pid"]), float(value["created"]))
+        match _read(self.process):
+            case {"pid": int(pid), "created": float() | int() as created} if 0 < pid < 2**31 and 0 <= created < 2**40:
+                return ProcessIdentity(pid, float(created))
+            case _:
+                return None
 
     def claim(self, identity: ProcessIdentity) -> bool:
         """Makes this process the build's runner. False where there was one before. Raises `OSError`."""
@@ -131,12 +145,13 @@ class BuildFolder:
 
     def read_exit(self) -> RunnableImage | BuildFailure | None:
         """How the build ended; ``None`` while it runs, and where it ended without a word."""
-        value = _read(self.exit)
-        if value is None:
-            return None
-        if "digest" in value:
-            return self.runnable(str(value["digest"]))
-        return BuildFailure(FailureReason(value["reason"]), str(value["message"]))
+        match _read(self.exit):
+            case {"digest": str(digest)}:
+                return self.runnable(digest)
+            case {"reason": str(reason), "message": str(message)} if reason in _REASONS:
+                return BuildFailure(FailureReason(reason), message)
+            case _:
+                return None
 
     def write_exit(self, outcome: ImageRecord | BuildFailure) -> bool:
         """Says how it ended. False, and nothing changed, where that was said before. Raises `OSError`."""
@@ -148,10 +163,12 @@ class BuildFolder:
         return write_once(self.exit, json.dumps(value))
 
     def read_image(self) -> ImageRecord | None:
-        value = _read(self.image)
-        if value is None:
-            return None
-        return ImageRecord(str(value["digest"]), str(value["python"]), tuple(value["executables"]))
+        match _read(self.image):
+            case {"digest": str(digest), "python": str(python), "executables": names}:
+                executables = _texts(names)
+                return None if executables is None else ImageRecord(digest, python, executables)
+            case _:
+                return None
 
     def write_image(self, image: ImageRecord) -> None:
         """Raises `OSError`."""
@@ -196,8 +213,37 @@ def _write_beside(path: Path, text: str) -> str:
     return temporary
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        return cast("dict[str, Any]", json.loads(path.read_bytes()))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+def _texts(value: object) -> tuple[str, ...] | None:
+    """The members of a list that holds nothing but texts; ``None`` where it is none."""
+    if not isinstance(value, list):
         return None
+    members = cast("list[object]", value)
+    texts = tuple(member for member in members if isinstance(member, str))
+    return texts if len(texts) == len(members) else None
+
+
+def _read(path: Path) -> Mapping[str, object] | None:
+    """The JSON object in a small file; ``None`` where there is none.
+
+    A build can reach its files. Whatever it made of them reads as if it were not there.
+    """
+    try:
+        # Without waiting for whoever writes into what may have become a pipe.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in _NOT_THERE:
+            return None
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
+        data = os.read(descriptor, _MUCH + 1)
+    finally:
+        os.close(descriptor)
+    if len(data) > _MUCH:
+        return None
+    try:
+        value: object = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return cast("dict[str, object]", value) if isinstance(value, dict) else None

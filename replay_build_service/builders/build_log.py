@@ -10,15 +10,23 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any, cast
 
 from replay_build_service.builders.base import LogChunk, LogRecord
+from replay_build_service.builders.terminal_text import MAX_LINE, safe_line
 from replay_build_service.domain import EventKind, Phase
 
 MAX_RECORDS = 500
 """Records of a chunk."""
 
 _READ_BYTES = 256 * 1024
+
+_PHASES = frozenset({Phase.WAITING, Phase.FETCHING, Phase.BUILDING, Phase.PUSHING})
+"""What a log may tell. How a build ended is told by its outcome, and what comes of it by the launch."""
+
+_KINDS = frozenset(EventKind)
+
+_LATEST = 4_102_444_800
+"""The first second of the year 2100. A record from there is none."""
 
 
 class LogWriter:
@@ -59,7 +67,8 @@ class LogWriter:
 def read_chunk(path: Path, position: int) -> LogChunk:
     """Up to `MAX_RECORDS` whole records from ``position`` on; none where there is nothing new. Raises `OSError`.
 
-    A line that is no record (its build could reach the file, and may have scribbled in it) is passed over.
+    The build could reach the file, and may have scribbled in it: a line that is no record is passed over, and so is one
+    that tells of more than the build's own way. The text of all others is made safe.
     """
     try:
         with path.open("rb") as file:
@@ -80,7 +89,20 @@ def read_chunk(path: Path, position: int) -> LogChunk:
 
 def _record(line: bytes) -> LogRecord | None:
     try:
-        value = cast("dict[str, Any]", json.loads(line))
-        return LogRecord(EventKind(value["kind"]), Phase(value["phase"]), str(value["text"]), float(value["at"]))
-    except (ValueError, KeyError, TypeError):
+        value: object = json.loads(line)
+    except (ValueError, RecursionError):
         return None
+    match value:
+        case {"kind": str(kind), "phase": str(phase), "text": str(text), "at": float() | int() as at}:
+            pass
+        case _:
+            return None
+    if kind not in _KINDS or phase not in _PHASES or not 0 <= at < _LATEST:
+        return None
+    return LogRecord(EventKind(kind), Phase(phase), _safe_text(text), float(at))
+
+
+def _safe_text(text: str) -> str:
+    """As the writer would have written it: one line, of what a page may show and a database may keep."""
+    whole = text.encode("utf-8", errors="replace").decode("utf-8").replace("\n", " ")
+    return safe_line(whole)[:MAX_LINE]

@@ -23,6 +23,9 @@ from replay_build_service.builders.build_folder import ProcessIdentity
 _SAME_START = 1.0
 """Seconds. psutil derives the start from the time of boot, which moves a little when the clock is set."""
 
+UNKNOWN_PROCESS = ProcessIdentity(0, 0.0)
+"""In place of a runner's identity that was damaged: there never is such a process."""
+
 _PR_SET_CHILD_SUBREAPER = 36
 """prctl(2)"""
 

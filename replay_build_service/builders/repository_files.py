@@ -16,12 +16,16 @@ from typing import Any, cast
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
+from replay_build_service.builders.tree_digest import is_deeper
 from replay_build_service.domain import BuildFailure, FailureReason
 
 _CONFIGURATION_FOLDERS = ("binder", ".binder")
 
 _MUCH_TEXT = 1024 * 1024
 """Bytes. No requirements that people write are longer."""
+
+_MAX_LEVELS = 100
+"""Folders within folders. People's trees have a dozen; what copies or removes a far deeper one may fail at it."""
 
 _OTHER_ENGINES = {
     "Dockerfile": "a container image of its own",
@@ -77,7 +81,17 @@ def read_checkout(root: Path) -> EnvironmentRequest:
 
     Raises `Unbuildable`, and `OSError` where the disk fails.
     """
+    check_depth(root)
     return _Reader(root.resolve()).read()
+
+
+def check_depth(root: Path) -> None:
+    """That sessions can copy the checkout at ``root``. Raises `Unbuildable`, and `OSError` where the disk fails."""
+    if is_deeper(root, _MAX_LEVELS):
+        raise _cannot(
+            f"The repository's folders lie in each other more than {_MAX_LEVELS} levels deep, which cannot be built here. "
+            "Make its tree of folders flatter."
+        )
 
 
 class _Reader:

@@ -1,9 +1,13 @@
-"""The digest that names an environment on disk, and making the environment read-only."""
+"""The digest that names an environment on disk, making it read-only, removing it.
+
+Repositories and builds make trees of any depth, so nothing here calls itself from level to level.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -43,45 +47,88 @@ def _content_digest(path: str) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def _entries(folder: Path, name: str, at_top: bool = True) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
-    for entry in entries:
-        if entry.name in _LEFT_OUT_ANYWHERE or (at_top and entry.name in _LEFT_OUT_AT_TOP):
+def _entries(folder: Path, name: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """All below a folder, each folder before what is in it; a stack, since a tree may be deeper than calls may nest."""
+    levels = [(name, iter(_sorted_entries(folder, _LEFT_OUT_ANYWHERE | _LEFT_OUT_AT_TOP)))]
+    while levels:
+        above, entries = levels[-1]
+        entry = next(entries, None)
+        if entry is None:
+            levels.pop()
             continue
-        path = f"{name}/{entry.name}"
+        path = f"{above}/{entry.name}"
         yield path, entry
         if entry.is_dir(follow_symlinks=False):
-            yield from _entries(Path(entry.path), path, at_top=False)
+            levels.append((path, iter(_sorted_entries(entry.path, _LEFT_OUT_ANYWHERE))))
+
+
+def _sorted_entries(folder: Path | str, left_out: frozenset[str]) -> list[os.DirEntry[str]]:
+    kept = (entry for entry in _entries_of(folder) if entry.name not in left_out)
+    return sorted(kept, key=lambda entry: os.fsencode(entry.name))
+
+
+def _entries_of(folder: Path | str) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as found:
+        return list(found)
+
+
+def is_deeper(folder: Path, levels: int) -> bool:
+    """Whether folders lie in folders more than ``levels`` deep below ``folder``. Raises `OSError`."""
+    waiting: list[tuple[Path | str, int]] = [(folder, 0)]
+    while waiting:
+        current, depth = waiting.pop()
+        for entry in _entries_of(current):
+            if entry.is_dir(follow_symlinks=False):
+                if depth == levels:
+                    return True
+                waiting.append((entry.path, depth + 1))
+    return False
 
 
 def protect_tree(folder: Path, *, also_from_owner: bool) -> None:
     """Takes the right to write from group and others, and with ``also_from_owner`` from everybody. Raises `OSError`."""
     removed = stat.S_IWGRP | stat.S_IWOTH | (stat.S_IWUSR if also_from_owner else 0)
-    for current, _, files in os.walk(folder):
-        for path in (current, *(os.path.join(current, file) for file in files)):
-            mode = os.lstat(path).st_mode
-            if not stat.S_ISLNK(mode) and mode & removed:
-                os.chmod(path, stat.S_IMODE(mode) & ~removed)
+    _take_rights(folder, os.lstat(folder).st_mode, removed)
+    waiting: list[Path | str] = [folder]
+    while waiting:
+        for entry in _entries_of(waiting.pop()):
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(entry.path)
+            _take_rights(entry.path, entry.stat(follow_symlinks=False).st_mode, removed)
+
+
+def _take_rights(path: Path | str, mode: int, removed: int) -> None:
+    if not stat.S_ISLNK(mode) and mode & removed:
+        os.chmod(path, stat.S_IMODE(mode) & ~removed)
 
 
 def remove_tree(folder: Path) -> None:
-    """Removes a folder with all below it, whatever is read-only in it; nothing where it is not there. Raises `OSError`."""
+    """Removes a folder with all below it, whatever is read-only in it; nothing where it is not there. Raises `OSError`.
+
+    Folders in it are moved up to its top one after the other, rather than walked down to: a tree may be deeper than
+    calls may nest, and its paths longer than the system takes them. After an error, the rest can be removed like any
+    other folder.
+    """
     if not os.path.lexists(folder):
         return
+    if folder.is_symlink() or not folder.is_dir():
+        folder.unlink()
+        return
     os.chmod(folder, stat.S_IRWXU)
-    for current, folders, _ in os.walk(folder, onerror=_raise):
-        for name in folders:
-            if not os.path.islink(path := os.path.join(current, name)):
-                os.chmod(path, stat.S_IRWXU)
-    for current, folders, files in os.walk(folder, topdown=False):
-        for file in files:
-            os.unlink(os.path.join(current, file))
-        for name in folders:
-            path = os.path.join(current, name)
-            os.unlink(path) if os.path.islink(path) else os.rmdir(path)
+    run = secrets.token_hex(8)  # What is moved up must not meet what is there already.
+    moved = 0
+    while entries := _entries_of(folder):
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry.path)
+                continue
+            os.chmod(entry.path, stat.S_IRWXU)
+            for inner in _entries_of(entry.path):
+                if inner.is_dir(follow_symlinks=False):
+                    os.chmod(inner.path, stat.S_IRWXU)  # A folder that is read-only cannot be moved.
+                    moved += 1
+                    os.rename(inner.path, folder / f"{run}-{moved}")
+                else:
+                    os.unlink(inner.path)
+            os.rmdir(entry.path)
     os.rmdir(folder)
-
-
-def _raise(error: OSError) -> None:
-    raise error

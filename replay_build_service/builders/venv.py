@@ -8,6 +8,7 @@ folder of its own (`build_folder`), so this class holds no state that a restart 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import platform
 import re
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from replay_build_service.builders.base import LogChunk, RunningBuild, SessionCo
 from replay_build_service.builders.build_folder import REFERENCE_PREFIX, BuildFolder, Instructions, write_whole
 from replay_build_service.builders.build_log import read_chunk
 from replay_build_service.builders.processes import (
+    UNKNOWN_PROCESS,
     end_tree,
     is_running,
     launch_detached,
@@ -36,6 +39,8 @@ from replay_build_service.builders.venv_runner import CANCELLED, KILLED, disk_fa
 from replay_build_service.builders.venv_session import session_environment
 from replay_build_service.domain import BuildFailure, BuildId, BuildJob, BuildRecipe, RunnableImage
 from replay_build_service.outgoing import OutgoingRules
+
+log = logging.getLogger(__name__)
 
 _FORMAT = "1"
 """Changes when the same inputs make another environment because this code changed."""
@@ -50,6 +55,9 @@ _BACKSTOP = 15.0
 
 _OUTCOME_SETTINGS = ("UV_EXCLUDE_NEWER", "UV_INDEX_STRATEGY", "UV_PRERELEASE", "UV_RESOLUTION")
 """Of the administrator's environment, those that decide which versions are installed and are no secret."""
+
+_DOOMED = ".removing-"
+"""What the name of a folder begins with that is being removed. No build's name does."""
 
 _RUNNER = "replay_build_service.builders.venv_runner"
 _ROOT = Path(__file__).resolve().parents[2]
@@ -203,22 +211,38 @@ class VenvBuilder:
         await asyncio.to_thread(self._remove, self._folder(job.build_id))
 
     async def sweep(self, known: Collection[BuildId]) -> list[BuildId]:
-        """Removes the folders of builds that nobody knows, and says which. Raises `OSError`."""
+        """Removes the folders of builds that nobody knows, and says which. Raises `OSError` where there is no looking.
+
+        A folder that cannot be removed is logged and left for the next time.
+        """
         return await asyncio.to_thread(self._sweep, frozenset(known))
 
     def _sweep(self, known: frozenset[BuildId]) -> list[BuildId]:
         if not self.settings.builds_dir.is_dir():
             return []
-        folders = [BuildFolder(path) for path in sorted(self.settings.builds_dir.resolve().iterdir())]
-        unknown = [folder for folder in folders if folder.path.name not in known and folder.instructions.exists()]
-        for folder in unknown:
-            self._remove(folder)
-        return [BuildId(folder.path.name) for folder in unknown]
+        removed: list[BuildId] = []
+        for path in sorted(self.settings.builds_dir.resolve().iterdir()):
+            folder = BuildFolder(path)
+            try:
+                if path.name.startswith(_DOOMED):
+                    remove_tree(path)
+                elif path.name not in known and folder.instructions.exists():
+                    self._remove(folder)
+                else:
+                    continue
+            except Exception:
+                # What a stranger's build left must not keep the others, let alone the service, from going on.
+                log.exception("Could not remove %s; the next start tries again", path)
+            else:
+                removed.append(BuildId(path.name.removeprefix(_DOOMED)))
+        return removed
 
     def _remove(self, folder: BuildFolder) -> None:
+        with suppress(FileNotFoundError):
+            folder.path.chmod(0o700)  # Its build may have locked it, and then nothing in it could be read.
         _end(folder, CANCELLED, grace=0.0)
         # Out of the way first, and as a whole: a folder that is half removed would look like a build.
-        doomed = folder.path.with_name(f".removing-{folder.path.name}")
+        doomed = folder.path.with_name(f"{_DOOMED}{folder.path.name}")
         remove_tree(doomed)
         if folder.path.exists():
             folder.path.rename(doomed)
@@ -302,6 +326,8 @@ def _end(folder: BuildFolder, failure: BuildFailure, grace: float) -> RunnableIm
                 wait_gone(identity, grace)
             if folder.read_exit() is None:
                 end_tree(identity, folder.path)
+        elif folder.process.exists():
+            end_tree(UNKNOWN_PROCESS, folder.path)
         folder.write_exit(failure)
     if identity is not None and not wait_gone(identity, _CANCEL_GRACE):
         end_tree(identity, folder.path)

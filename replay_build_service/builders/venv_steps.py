@@ -23,6 +23,7 @@ from replay_build_service.builders.repository_files import (
     EnvironmentRequest,
     PythonRequest,
     Unbuildable,
+    check_depth,
     read_checkout,
 )
 from replay_build_service.builders.tree_digest import protect_tree, remove_tree, tree_digest
@@ -150,6 +151,7 @@ class EnvironmentSteps:
 
     def _finish(self) -> ImageRecord:
         folder = self.folder
+        check_depth(folder.source)  # Again: what a build ran may have made folders in it.
         python = next((path.name for path in sorted((folder.environment / "lib").glob("python3.*"))), "")
         folder.session_start.write_text(session_start_script(folder.environment, python), encoding="utf-8")
         folder.session_start.chmod(0o755)

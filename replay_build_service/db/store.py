@@ -185,9 +185,12 @@ class Store(LaunchQueries, EventQueries):
             return median(seconds) if seconds else None
 
     async def launches_waiting_for(self, build_id: BuildId) -> int:
-        """How many launches wait for this build."""
+        """How many launches wait for this build, those among them that have not joined it yet: all of its image."""
         async with self._reading() as session:
-            count = select(func.count()).where(LaunchRow.build_id == build_id, LaunchRow.state == LaunchState.BUILDING)
+            image_name = select(BuildRow.image_name).where(BuildRow.id == build_id).scalar_subquery()
+            count = select(func.count()).where(
+                LaunchRow.image_name == image_name, LaunchRow.state == LaunchState.BUILDING
+            )
             return await session.scalar(count) or 0
 
     async def ping(self) -> None:

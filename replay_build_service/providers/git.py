@@ -21,9 +21,12 @@ import difflib
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from bisect import bisect_left
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Generic, Self, TypeVar
+from urllib.parse import urlsplit
 
 from cachetools import LRUCache, TTLCache
 
@@ -41,16 +44,23 @@ REFS_KEPT = 60.0
 """Seconds for which a repository's refs are believed: a branch may move at any moment, and people push and click."""
 DOUBT_AFTER = 2.0
 """Seconds for which an error is believed, and the age of a list of refs from which a ref that it lacks is asked for again."""
-MAX_REFS_KEPT = 500_000
-"""Names of refs in memory, over all repositories; about 60 MB."""
+MISSING_KEPT = 5.0
+"""Seconds for which the answer is kept that a list of refs lacks a ref. With a new list it is looked for anew."""
+MAX_REFS_KEPT = 250_000
+"""Names of refs in memory, over all repositories; about 80 MB."""
 MAX_COMMITS_KEPT = 10_000
 MAX_ASKED_AT_ONCE = 50
 """git processes at one time; more wait."""
 NEAREST = 5
 
 _SHORT_SHA = re.compile(r"[0-9a-f]{7,63}")
-_MAX_COMPARED = 2_000
-"""Names that are compared letter by letter; such a comparison takes about 20 µs."""
+_MAX_CANDIDATES = 200
+"""Names whose letters are counted, to find those that are worth comparing; about 5 µs each."""
+_MAX_COMPARED = 50
+"""Names that are compared letter by letter; about 0.4 ms each where a stranger chose them to take long."""
+_LONGEST_COMPARED = 80
+"""Letters of a name that is compared: how long it takes grows with their square."""
+_ALIKE = 0.6
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -109,9 +119,50 @@ class _SingleFlight(Generic[_Key, _Value]):
 
 
 @dataclass(frozen=True, slots=True)
+class _Address:
+    """A repository to ask. Spellings of one repository are equal, and share what is known and what is being asked."""
+
+    identity: str
+    url: str = field(compare=False)
+    """As it is asked: the spelling of whoever asks first, where it differs from another's in the case of letters alone."""
+
+    @classmethod
+    def of_url(cls, url: str) -> Self:
+        """Raises `BadLink` where the text is no URL."""
+        repository = Repository.of_url(url).url
+        parts = urlsplit(url)
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            return cls(url, url)  # For `git` to refuse, whatever is known of the repository.
+        # Not every server has both names, so what one of them says does not hold for the other.
+        identity = repository + (".git" if parts.path.rstrip("/").endswith(".git") else "")
+        return cls(identity, url if url.lower() == identity.lower() else identity)
+
+
+@dataclass(frozen=True, slots=True)
 class _Listing:
+    """A repository's refs, and what would take long to look up in them again for each who asks."""
+
     refs: RemoteRefs
     at: float
+    commits: Sequence[str]
+    """All that refs lead to, in order."""
+    tips: Mapping[str, str]
+    """From what is advertised, tag objects too, to the commit."""
+    names: Sequence[str]
+    """Branches and tags, in order."""
+    by_length: Sequence[str]
+    """Those that are short enough to be compared, in the order of their lengths."""
+
+    @classmethod
+    def of_refs(cls, refs: RemoteRefs, at: float) -> Self:
+        """Takes some 0.1 s for the longest list that is read."""
+        commits = {name: refs.target(name) or advertised for name, advertised in refs.refs.items()}
+        tips = {commit: commit for commit in commits.values()}
+        tips |= {advertised: commits[name] for name, advertised in refs.refs.items()}
+        full = (name for name in refs.refs if name.startswith(("refs/heads/", "refs/tags/")))
+        names = sorted({name.split("/", 2)[2] for name in full})
+        by_length = sorted((name for name in names if len(name) <= _LONGEST_COMPARED), key=len)
+        return cls(refs, at, sorted(set(commits.values())), tips, names, by_length)
 
 
 class GitProvider:
@@ -133,8 +184,9 @@ class GitProvider:
         self._timeout = timeout
         self._resolver = resolver
         self._clock = clock
-        self._listings: TTLCache[str, _Listing] = TTLCache(MAX_REFS_KEPT, REFS_KEPT, clock, _size)
-        self._commits: LRUCache[tuple[str, str], RemoteCommit] = LRUCache(MAX_COMMITS_KEPT)
+        self._listings: TTLCache[_Address, _Listing] = TTLCache(MAX_REFS_KEPT, REFS_KEPT, clock, _size)
+        self._commits: LRUCache[tuple[_Address, str], RemoteCommit] = LRUCache(MAX_COMMITS_KEPT)
+        self._missing: TTLCache[tuple[_Address, float, str], RefNotFound] = TTLCache(1_000, MISSING_KEPT, clock)
         limit = asyncio.Semaphore(MAX_ASKED_AT_ONCE)
         self._listing_flights = _SingleFlight(self._ask_listing, tasks, limit, clock)
         self._commit_flights = _SingleFlight(self._ask_commit, tasks, limit, clock)
@@ -150,50 +202,57 @@ class GitProvider:
 
     async def resolve(self, spec: RepoSpec) -> ResolvedRef:
         """See `RepoProvider.resolve`; the order of meanings is at the top of this module."""
-        url = self.fetch_url(spec)
+        address = _Address.of_url(self.fetch_url(spec))
         ref = spec.ref
         if FULL_SHA.fullmatch(ref.lower()):
-            found = await self._commit(url, ref.lower())
+            found = await self._commit(address, ref.lower())
         else:
-            found = await self._named(url, ref)
+            found = await self._named(address, ref)
         return ResolvedRef(Repository.of_url(found.url), spec, found.url, found.version)
 
-    async def _named(self, url: str, ref: str) -> RemoteCommit:
-        listing = await self._listing(url, REFS_KEPT)
-        version = _meaning(listing.refs, ref)
+    async def _named(self, address: _Address, ref: str) -> RemoteCommit:
+        listing = await self._listing(address, REFS_KEPT)
+        version = _meaning(listing, ref)
         if version is None:
-            listing = await self._listing(url, DOUBT_AFTER)
-            version = _meaning(listing.refs, ref)
+            listing = await self._listing(address, DOUBT_AFTER)
+            version = _meaning(listing, ref)
         if version is None:
-            raise await asyncio.to_thread(_not_found, listing.refs, ref)
+            raise await self._not_found(address, listing, ref)
         return RemoteCommit(listing.refs.url, version)
 
-    async def _listing(self, url: str, max_age: float) -> _Listing:
-        kept = self._listings.get(url)
+    async def _not_found(self, address: _Address, listing: _Listing, ref: str) -> RefNotFound:
+        key = (address, listing.at, ref)
+        error = self._missing.get(key)
+        if error is None:
+            error = self._missing[key] = await asyncio.to_thread(_not_found, listing, ref)
+        return error.with_traceback(None)
+
+    async def _listing(self, address: _Address, max_age: float) -> _Listing:
+        kept = self._listings.get(address)
         if kept is not None and self._clock() - kept.at <= max_age:
             return kept
-        return await self._listing_flights.get(url)
+        return await self._listing_flights.get(address)
 
-    async def _commit(self, url: str, sha: str) -> RemoteCommit:
-        known = self._commits.get((url, sha))
+    async def _commit(self, address: _Address, sha: str) -> RemoteCommit:
+        known = self._commits.get((address, sha))
         if known is not None:
             return known
-        kept = self._listings.get(url)
-        tip = None if kept is None else _tip(kept.refs, sha)
+        kept = self._listings.get(address)
+        tip = None if kept is None else kept.tips.get(sha)
         if kept is not None and tip is not None:
             return RemoteCommit(kept.refs.url, tip)
-        return await self._commit_flights.get((url, sha))
+        return await self._commit_flights.get((address, sha))
 
-    async def _ask_listing(self, url: str) -> _Listing:
-        refs = await list_refs(url, self._rules, timeout=self._timeout, resolver=self._resolver)
-        listing = _Listing(refs, self._clock())
+    async def _ask_listing(self, address: _Address) -> _Listing:
+        refs = await list_refs(address.url, self._rules, timeout=self._timeout, resolver=self._resolver)
+        listing = await asyncio.to_thread(_Listing.of_refs, refs, self._clock())
         if _size(listing) <= MAX_REFS_KEPT:
-            self._listings[url] = listing
+            self._listings[address] = listing
         return listing
 
-    async def _ask_commit(self, key: tuple[str, str]) -> RemoteCommit:
-        url, sha = key
-        found = await find_commit(url, sha, self._rules, timeout=self._timeout, resolver=self._resolver)
+    async def _ask_commit(self, key: tuple[_Address, str]) -> RemoteCommit:
+        address, sha = key
+        found = await find_commit(address.url, sha, self._rules, timeout=self._timeout, resolver=self._resolver)
         self._commits[key] = found
         return found
 
@@ -202,35 +261,29 @@ def _size(listing: _Listing) -> int:
     return len(listing.refs.refs) + len(listing.refs.peeled)
 
 
-def _meaning(refs: RemoteRefs, ref: str) -> str | None:
+def _meaning(listing: _Listing, ref: str) -> str | None:
     """The commit that a ref means, a full SHA aside; `None` where it means none."""
+    refs = listing.refs
     if ref == "HEAD" or ref.startswith("refs/"):
         return refs.target(ref)
-    return refs.target(f"refs/heads/{ref}") or refs.target(f"refs/tags/{ref}") or _abbreviated(refs, ref.lower())
+    named = refs.target(f"refs/heads/{ref}") or refs.target(f"refs/tags/{ref}")
+    return named or _abbreviated(listing.commits, ref.lower())
 
 
-def _abbreviated(refs: RemoteRefs, digits: str) -> str | None:
+def _abbreviated(commits: Sequence[str], digits: str) -> str | None:
     if not _SHORT_SHA.fullmatch(digits):
         return None
-    commits = {refs.target(name) for name in refs.refs}
-    matching = [commit for commit in commits if commit is not None and commit.startswith(digits)]
+    at = bisect_left(commits, digits)
+    matching = [commit for commit in commits[at : at + 2] if commit.startswith(digits)]
     return matching[0] if len(matching) == 1 else None
 
 
-def _tip(refs: RemoteRefs, sha: str) -> str | None:
-    """The commit, where the SHA is of an advertised commit or of an advertised tag object."""
-    for name, advertised in refs.refs.items():
-        if sha in {advertised, refs.target(name)}:
-            return refs.target(name)
-    return None
-
-
-def _not_found(refs: RemoteRefs, ref: str) -> RefNotFound:
-    repository = Repository.of_url(refs.url).short
+def _not_found(listing: _Listing, ref: str) -> RefNotFound:
+    repository = Repository.of_url(listing.refs.url).short
     if ref == "HEAD":
-        names = tuple(sorted(_names(refs)))[:NEAREST]
+        names = tuple(listing.names[:NEAREST])
         return RefNotFound(f"{repository} has no default branch. It has {_listed(names)}.", names)
-    nearest = _nearest(refs, ref)
+    nearest = _nearest(listing, ref)
     suggestion = f" Did you mean {_listed(nearest)}?" if nearest else ""
     if _SHORT_SHA.fullmatch(ref.lower()):
         return RefNotFound(
@@ -242,32 +295,49 @@ def _not_found(refs: RemoteRefs, ref: str) -> RefNotFound:
     return RefNotFound(f"{repository} has no branch, tag or commit “{shown}”.{suggestion}", nearest)
 
 
-def _names(refs: RemoteRefs) -> set[str]:
-    return {name.split("/", 2)[2] for name in refs.refs if name.startswith(("refs/heads/", "refs/tags/"))}
-
-
-def _nearest(refs: RemoteRefs, ref: str) -> tuple[str, ...]:
+def _nearest(listing: _Listing, ref: str) -> tuple[str, ...]:
     """Branches and tags spelled most alike, best first; the default branch for someone who took it to be another."""
     wanted = re.sub(r"^refs/(heads|tags)/", "", ref)
-    names = _names(refs)
-    found = difflib.get_close_matches(wanted, _plausible(names, wanted), n=_MAX_COMPARED, cutoff=0.6)
-    # Of those equally alike, the ones that start the same: people err at the end of a name.
-    found.sort(
-        key=lambda name: (-difflib.SequenceMatcher(None, name, wanted).ratio(), -_shared_start(name, wanted), name)
-    )
-    default = (refs.default_branch or "").removeprefix("refs/heads/")
-    if default in names and default not in found and (not found or wanted in {"main", "master", "trunk"}):
+    found = _alike(listing, wanted) if len(wanted) <= _LONGEST_COMPARED else []
+    default = (listing.refs.default_branch or "").removeprefix("refs/heads/")
+    exists = f"refs/heads/{default}" in listing.refs.refs
+    if exists and default not in found and (not found or wanted in {"main", "master", "trunk"}):
         found.insert(0, default)
     return tuple(found[:NEAREST])
 
 
-def _plausible(names: Iterable[str], wanted: str) -> list[str]:
-    """Few enough names to compare letter by letter, where a repository has very many: like in length, start and letters."""
-    close = [name for name in names if abs(len(name) - len(wanted)) <= len(wanted)]
-    if len(close) > _MAX_COMPARED:
-        letters = set(wanted)
-        close.sort(key=lambda name: len(letters.symmetric_difference(name)) - _shared_start(name, wanted))
-    return close[:_MAX_COMPARED]
+def _alike(listing: _Listing, wanted: str) -> list[str]:
+    """Names that are compared with what was wanted and found alike, best first; few are compared, however many there are."""
+    matcher = difflib.SequenceMatcher(None, "", wanted)
+    plausible: list[tuple[float, int, str]] = []
+    for name in _candidates(listing, wanted):
+        matcher.set_seq1(name)
+        # From the letters alone, in whatever order: never less than what comparing would give.
+        if (at_most := matcher.quick_ratio()) >= _ALIKE:
+            plausible.append((-at_most, -_shared_start(name, wanted), name))
+    found: list[tuple[float, int, str]] = []
+    for _, shared, name in sorted(plausible)[:_MAX_COMPARED]:
+        matcher.set_seq1(name)
+        # Of those equally alike, the ones that start the same: people err at the end of a name.
+        if (ratio := matcher.ratio()) >= _ALIKE:
+            found.append((-ratio, shared, name))
+    return [name for _, _, name in sorted(found)]
+
+
+def _candidates(listing: _Listing, wanted: str) -> set[str]:
+    """All names where there are few; of many those that start most like it, that contain it, or are as long."""
+    names, by_length = listing.names, listing.by_length
+    if len(by_length) <= _MAX_CANDIDATES:
+        return set(by_length)
+    share = _MAX_CANDIDATES // 4
+    start = bisect_left(names, wanted)
+    length = bisect_left(by_length, len(wanted), key=len)
+    close = {
+        *names[max(0, start - share) : start + share],
+        *islice((name for name in names if wanted in name), share),
+        *by_length[max(0, length - share // 2) : length + share // 2],
+    }
+    return {name for name in close if len(name) <= _LONGEST_COMPARED}
 
 
 def _shared_start(one: str, other: str) -> int:

@@ -1,5 +1,6 @@
 """Everything that is answered over HTTP: the routes, and the application that serves them."""
 
+import logging
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -8,7 +9,7 @@ from tornado import web
 from tornado.web import url
 
 from replay_build_service.web.api import Badge, Health, LaunchApi, LaunchesApi, PlanDoor
-from replay_build_service.web.base import MOST_BODY_BYTES, PageHandler, Site, asking_the_hub
+from replay_build_service.web.base import MOST_BODY_BYTES, MOST_LOGGED, PageHandler, Site, asking_the_hub
 from replay_build_service.web.pages import (
     HomePage,
     LaunchChoice,
@@ -22,6 +23,8 @@ from replay_build_service.web.streams import BuildEvents, LaunchEvents, encode_e
 
 __all__ = ["MOST_BODY_BYTES", "Site", "encode_event", "make_application", "make_templates"]
 
+log = logging.getLogger(__name__)
+
 _STATIC = Path(__file__).parent / "static"
 
 
@@ -32,6 +35,9 @@ class _OAuthCallback(HubOAuthCallbackHandler, PageHandler):  # pyright: ignore[r
         self.current_user = self._hub_auth_user_cache = None
 
     async def get(self) -> None:
+        if self.get_argument("error", ""):
+            # What else the address says may be anybody's words, and this page is ours.
+            raise web.HTTPError(400, "The hub did not log you in. Open the link again to log in.")
         async with asking_the_hub():
             await super().get()
 
@@ -45,6 +51,14 @@ def make_templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _log_request(handler: web.RequestHandler) -> None:
+    """One line for each request, without its query: that may hold a login's code and the XSRF token."""
+    request, status = handler.request, handler.get_status()
+    level = logging.ERROR if status >= 500 else logging.WARNING if status >= 400 else logging.INFO
+    asked = f"{request.method} {request.path}"[:MOST_LOGGED]
+    log.log(level, "%s %r (%s) %.0f ms", status, asked, request.remote_ip, 1000 * request.request_time())
 
 
 def make_application(site: Site, cookie_secret: bytes) -> web.Application:
@@ -73,5 +87,6 @@ def make_application(site: Site, cookie_secret: bytes) -> web.Application:
         ],
         default_handler_class=NoSuchPage,
         cookie_secret=cookie_secret,
+        log_function=_log_request,
         site=site,
     )

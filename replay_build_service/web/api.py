@@ -7,10 +7,16 @@ from typing import Any
 from pydantic import ValidationError
 from tornado import web
 
-from replay_build_service.domain import LaunchId, Person
-from replay_build_service.errors import SourceFault
+from replay_build_service.domain import NO_NAMED_SERVERS, LaunchId, Person
+from replay_build_service.errors import Refused, SourceFault
 from replay_build_service.launches import Planned, Wish
-from replay_build_service.schemas import LaunchModel, LaunchPlan, LaunchRequest, PlanRequest, ResourcesModel
+from replay_build_service.schemas import (
+    LaunchModel,
+    LaunchPlan,
+    LaunchRequest,
+    PlanRequest,
+    ResourcesModel,
+)
 from replay_build_service.web.base import ApiHandler, PlainHandler
 
 log = logging.getLogger(__name__)
@@ -37,6 +43,7 @@ class LaunchApi(ApiHandler):
         self.write_json(LaunchModel.of(launch, self.site.base_url))
 
     async def delete(self, launch_id: str) -> None:
+        self.site.launch_limit.take(self.person.name)
         await self.site.launches.give_up(self.person, LaunchId(launch_id))
         self.set_status(204)
 
@@ -46,7 +53,8 @@ class PlanDoor(PlainHandler):
 
     async def post(self) -> None:
         given = self.request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(given.encode(), self.site.internal_token.encode()):
+        token = self.site.internal_token
+        if not token or not hmac.compare_digest(given.encode(), token.encode()):
             raise web.HTTPError(401, "This is for the hub's spawner.")
         try:
             request = PlanRequest.model_validate_json(self.request.body)
@@ -56,10 +64,13 @@ class PlanDoor(PlainHandler):
 
     async def _planned(self, request: PlanRequest) -> Planned:
         launches = self.site.launches
+        if request.server_name:
+            raise Refused(NO_NAMED_SERVERS)
         if request.launch is not None:
             return await launches.plan(LaunchId(request.launch), request.user, request.server_name)
         if request.repo is None:
             raise web.HTTPError(400, "Neither a launch nor a repository was named.")
+        self.site.launch_limit.take(request.user)
         person = Person(request.user, frozenset(request.groups))
         wish = Wish(request.repo, request.vo, request.urlpath, None, request.server_name)
         return await launches.create_now(person, wish)

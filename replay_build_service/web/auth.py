@@ -8,7 +8,9 @@ import base64
 import json
 import time
 import zlib
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 from cachetools import TTLCache
@@ -81,3 +83,26 @@ class RateLimit:
             raise web.HTTPError(429, f"Too many requests from you. Try again in {wait} seconds.")
         times.append(now)
         self._seen[name] = times
+
+
+class AtOnce:
+    """So many of something at the same time for each person; in memory, so for each process."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held: Counter[str] = Counter()
+
+    @contextmanager
+    def held(self, name: str) -> Generator[None]:
+        """Hold one in here. Raises 429 with what to do where there are too many."""
+        if self._held.get(name, 0) >= self._most:
+            raise web.HTTPError(
+                429, f"You follow {self._most} launches or builds already. Close some of their pages, then try again."
+            )
+        self._held[name] += 1
+        try:
+            yield
+        finally:
+            self._held[name] -= 1
+            if not self._held[name]:
+                del self._held[name]

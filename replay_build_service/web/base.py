@@ -29,11 +29,14 @@ from replay_build_service.errors import (
 from replay_build_service.events import EventFeed
 from replay_build_service.launches import Launches
 from replay_build_service.schemas import Refusal
-from replay_build_service.web.auth import RateLimit, StatelessHubOAuth, person_of
+from replay_build_service.web.auth import AtOnce, RateLimit, StatelessHubOAuth, person_of
 
 log = logging.getLogger(__name__)
 
 MOST_BODY_BYTES = 64 * 1024
+
+MOST_LOGGED = 300
+"""Characters of a path or a message that go into the log."""
 
 HUB_SECONDS = 10.0
 """How long the hub may take to say who asks. A person waits for it with nothing to see."""
@@ -53,7 +56,7 @@ async def asking_the_hub() -> AsyncGenerator[None]:
         # JupyterHub's library answers 5xx in our name where it could not reach the hub.
         if error.status_code < 500:
             raise
-        log.warning("The hub does not answer: %s", error.log_message)
+        log.warning("The hub does not answer: %r", error.log_message)
         raise SourceFault(_HUB_IS_AWAY) from error
 
 
@@ -77,6 +80,7 @@ class Site:
     """What the builder and the spawner of this site cannot do, for the consent page."""
     launch_limit: RateLimit = field(default_factory=lambda: RateLimit(most=30, seconds=60))
     look_limit: RateLimit = field(default_factory=lambda: RateLimit(most=120, seconds=60))
+    stream_limit: AtOnce = field(default_factory=lambda: AtOnce(20))
 
 
 def status_of(error: ReplayError) -> int:
@@ -133,16 +137,20 @@ class PlainHandler(web.RequestHandler):
             case _:
                 message = "Something went wrong in Replay itself. Try again; if it happens again, tell the administrators this number."
         self.set_status(status)
-        log.info("Error %s: %s %s answered %s: %s", number, self.request.method, self.request.path, status, message)
+        # As representations: what a stranger wrote must not look like a line of ours.
+        asked, told = f"{self.request.method} {self.request.path}"[:MOST_LOGGED], message[:MOST_LOGGED]
+        log.info("Error %s: %r answered %s: %r", number, asked, status, told)
         return Refusal(
             error=responses.get(status, "error").lower().replace(" ", "_"), message=message, id=number, nearest=nearest
         )
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         """Our own errors are answers, not accidents: one line, written by `explained`, without a trace."""
-        if isinstance(value, ReplayError):
+        if isinstance(value, ReplayError) or (isinstance(value, web.HTTPError) and value.status_code < 500):
             return
-        super().log_exception(typ, value, tb)
+        # Without the query, which may hold tokens and codes.
+        asked = f"{self.request.method} {self.request.path}"[:MOST_LOGGED]
+        log.error("Answering %r broke", asked, exc_info=(typ, value, tb))
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         refusal = self.explained(kwargs)

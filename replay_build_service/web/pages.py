@@ -1,11 +1,12 @@
 """The pages: home, the link with its consent, the launch."""
 
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode
 
 from tornado import web
 
-from replay_build_service.domain import Launch, LaunchId, LaunchState, ServerStatus
+from replay_build_service.domain import Launch, LaunchId, LaunchState, Server, ServerStatus
 from replay_build_service.launches import Consent, Wish
 from replay_build_service.links import RepoSpec, safe_urlpath
 from replay_build_service.schemas import LaunchModel, LinkPreview, Refusal
@@ -38,11 +39,16 @@ class HomePage(PageHandler):
     async def get(self) -> None:
         holder, server = await self.site.launches.standing(self.person)
         recent = await self.site.launches.recent(self.person)
-        self.render_page("home.html", holder=holder, server=server, recent=_distinct(recent))
+        self.render_page("home.html", **home_context(holder, server, recent))
 
 
-def _distinct(launches: Any) -> list[Any]:
-    seen: dict[tuple[str, str], Any] = {}
+def home_context(holder: Launch | None, server: Server, recent: Sequence[Launch]) -> dict[str, Any]:
+    """All that ``home.html`` shows."""
+    return {"holder": holder, "server": server, "recent": _distinct(recent)}
+
+
+def _distinct(launches: Sequence[Launch]) -> list[Launch]:
+    seen: dict[tuple[str, str], Launch] = {}
     for launch in launches:
         seen.setdefault((launch.resolved.spec.text, launch.urlpath), launch)
     return list(seen.values())
@@ -64,16 +70,7 @@ class LinkPage(PageHandler):
         if on_its_way := _on_its_way(consent):
             self.redirect(f"{self.site.base_url}launches/{on_its_way.id}")
             return
-        self.render_page(
-            "consent.html",
-            consent=consent,
-            spec=consent.resolved.spec,
-            resolved=consent.resolved,
-            urlpath=urlpath,
-            running_url=_running_url(consent, urlpath),
-            share=share_links(self.origin, consent.resolved, urlpath),
-            notices=self.site.notices,
-        )
+        self.render_page("consent.html", **consent_context(consent, urlpath, self.origin, self.site.notices))
 
     def nearest_links(self, refusal: Refusal) -> list[tuple[str, str]]:
         raw = self.request.path.split("/v2/", 1)[1]
@@ -94,6 +91,19 @@ def _running_url(consent: Consent, urlpath: str) -> str | None:
     if consent.server.status is not ServerStatus.READY:
         return None
     return consent.server.url + (urlpath.lstrip("/") if consent.same_image else "")
+
+
+def consent_context(consent: Consent, urlpath: str, origin: str, notices: tuple[str, ...]) -> dict[str, Any]:
+    """All that ``consent.html`` shows."""
+    return {
+        "consent": consent,
+        "spec": consent.resolved.spec,
+        "resolved": consent.resolved,
+        "urlpath": urlpath,
+        "running_url": _running_url(consent, urlpath),
+        "share": share_links(origin, consent.resolved, urlpath),
+        "notices": notices,
+    }
 
 
 class LaunchForm(PageHandler):
@@ -123,21 +133,29 @@ class LaunchPage(PageHandler):
         launch = await self.site.launches.get(self.person, LaunchId(launch_id))
         holder, server = await self.site.launches.standing(self.person, launch.server_name)
         launch = await self.site.launches.get(self.person, launch.id)
-        query = urlencode({"urlpath": launch.urlpath}) if launch.urlpath else ""
+        usual_seconds = await self.site.store.usual_build_seconds()
         # xterm.js puts its own style elements into the page.
         self.set_content_security_policy(style="'self' 'unsafe-inline'")
-        self.render_page(
-            "launch.html",
-            launch=launch,
-            model=LaunchModel.of(launch, self.site.base_url),
-            holder=holder,
-            server=server,
-            server_url=server.url + launch.urlpath if server.launch_id == launch.id else server.url,
-            resolved=launch.resolved,
-            link=f"/v2/{launch.resolved.spec.text}" + (f"?{query}" if query else ""),
-            usual_seconds=await self.site.store.usual_build_seconds(),
-            share=share_links(self.origin, launch.resolved, launch.urlpath),
-        )
+        context = launch_context(launch, holder, server, usual_seconds, self.origin, self.site.base_url)
+        self.render_page("launch.html", **context)
+
+
+def launch_context(
+    launch: Launch, holder: Launch | None, server: Server, usual_seconds: float | None, origin: str, base_url: str
+) -> dict[str, Any]:
+    """All that ``launch.html`` shows."""
+    query = f"?{urlencode({'urlpath': launch.urlpath})}" if launch.urlpath else ""
+    return {
+        "launch": launch,
+        "model": LaunchModel.of(launch, base_url),
+        "holder": holder,
+        "server": server,
+        "server_url": server.url + launch.urlpath if server.launch_id == launch.id else server.url,
+        "resolved": launch.resolved,
+        "link": f"/v2/{launch.resolved.spec.text}{query}",
+        "usual_seconds": usual_seconds,
+        "share": share_links(origin, launch.resolved, launch.urlpath),
+    }
 
 
 class LaunchChoice(PageHandler):
@@ -153,6 +171,7 @@ class LaunchChoice(PageHandler):
                     self.person, LaunchId(launch_id), LaunchId(instead_of) if instead_of else None
                 )
             case "give-up":
+                self.site.launch_limit.take(self.person.name)
                 await self.site.launches.give_up(self.person, LaunchId(launch_id))
             case _:
                 raise web.HTTPError(400, "There is no such choice.")
@@ -163,6 +182,7 @@ class StopForm(PageHandler):
     """Home's stop button."""
 
     async def post(self) -> None:
+        self.site.launch_limit.take(self.person.name)
         await self.site.launches.stop_server(self.person)
         self.redirect(self.site.base_url, status=303)
 

@@ -1,7 +1,8 @@
 """Server-sent events of launches and builds.
 
 A launch's stream is three parts, one after the other: its own events before the build (ids ``w…``), the build's
-(``b…``), and its own from then on (``l…``). An id tells the part and the sequence number in it, so that
+(``b…``), and its own from then on (``l…``). Where somebody else cancelled the build while the launch joined it, the
+launch's next build follows, and of the first no failure is told. An id tells the part and the sequence number in it, so that
 ``Last-Event-ID`` resumes without a gap or a repeat.
 """
 
@@ -18,6 +19,7 @@ from tornado.iostream import StreamClosedError
 
 from replay_build_service.domain import (
     BuildId,
+    BuildStatus,
     Event,
     LaunchId,
     Phase,
@@ -41,9 +43,9 @@ def encode_event(stream: str, event: Event) -> bytes:
     """An event as a frame of ``text/event-stream``; BinderHub's ``phase`` and ``message`` in its data."""
     part = "b" if stream.startswith("build:") else "w" if event.phase is Phase.WAITING else "l"
     data = {"phase": event.phase, "kind": event.kind, "message": event.text, "at": event.at.timestamp()}
-    if event.phase is Phase.READY:
+    if event.phase is Phase.READY and part != "b":
         data |= {"message": "Your server is ready.", "url": event.text}
-    return f"id: {part}{event.sequence}\ndata: {json.dumps(data)}\n\n".encode()
+    return f"id: {part}{event.sequence}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode(errors="replace")
 
 
 class _StreamHandler(ApiHandler):
@@ -56,6 +58,11 @@ class _StreamHandler(ApiHandler):
             self._task.cancel()
 
     async def send(self, frames: AsyncGenerator[list[bytes]]) -> None:
+        """Answer with these frames to their end, or to the watcher's. Raises 429 where the person follows too many."""
+        with self.site.stream_limit.held(self.person.name):
+            await self._send(frames)
+
+    async def _send(self, frames: AsyncGenerator[list[bytes]]) -> None:
         self.set_header("Content-Type", "text/event-stream")
         self.set_header("X-Accel-Buffering", "no")
         self._task = asyncio.current_task()
@@ -102,18 +109,40 @@ class LaunchEvents(_StreamHandler):
         if feed.has_ended:
             return
         build_id = None if part == "l" else await self._build_of(launch_id)
-        if build_id is not None:
-            after = sequence if part == "b" else 0
+        after = sequence if part == "b" else 0
+        while build_id is not None:
+            told = await self._before_build(stream)
+            withheld: list[bytes] = []
             async with aclosing(feed.follow(build_stream(build_id), after, ALIVE_SECONDS)) as followed:
                 async for frames in followed:
-                    yield frames
-        if feed.has_ended:
-            return
-        if part == "b":
-            told = await self._before_build(stream)
+                    if frames and _is_failure(frames[-1]):
+                        withheld, frames = frames[-1:], frames[:-1]
+                    if frames or not withheld:
+                        yield frames
+            if feed.has_ended:
+                return
+            if withheld and await self._goes_on_without(launch_id, build_id, told):
+                later = await self._build_of(launch_id)
+                build_id, after = (None if later == build_id else later), 0
+                told = await self._before_build(stream)
+            else:
+                build_id = None
+                if withheld:
+                    yield withheld
         async with aclosing(feed.follow(stream, told, ALIVE_SECONDS)) as followed:
             async for frames in followed:
                 yield frames
+
+    async def _goes_on_without(self, launch_id: LaunchId, build_id: BuildId, told: int) -> bool:
+        """Whether the launch waits for another build, or needs none, after somebody else has cancelled this one."""
+        build = await self.site.store.get_build(build_id)
+        if build is None or build.status is not BuildStatus.CANCELLED:
+            return False
+        async with aclosing(self.site.feed.follow(launch_stream(launch_id), told, ALIVE_SECONDS)) as followed:
+            async for frames in followed:
+                if frames:
+                    return not _is_failure(frames[0])
+        return False
 
     async def _has_come_to_build(self, launch_id: LaunchId, told: int) -> bool:
         """Whether the launch waits for a build by now, and all that came before that is told."""
@@ -132,6 +161,10 @@ class LaunchEvents(_StreamHandler):
 
 def _is_before_build(frame: bytes) -> bool:
     return frame.startswith(b"id: w")
+
+
+def _is_failure(frame: bytes) -> bool:
+    return frame.partition(b"data: ")[2].startswith(b'{"phase": "failed"')
 
 
 class BuildEvents(_StreamHandler):

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 def chromium() -> "Iterator[Browser]":
     from playwright.sync_api import sync_playwright
 
-    flags = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-sync", "--no-first-run"]
+    flags = [
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        "--disable-background-networking",
+        "--disable-sync",
+        "--no-first-run",
+    ]
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=browser(), args=flags, headless=True)
         yield started

@@ -48,9 +48,7 @@ class _Fields(HTMLParser):
 def first_of_free_ports() -> int:
     """The first of several ports in a row that nobody uses."""
     used = {connection.laddr.port for connection in psutil.net_connections() if connection.laddr}
-    return next(
-        start for start in range(23_000, 30_000, PORTS) if not used.intersection(range(start, start + PORTS))
-    )
+    return next(start for start in range(23_000, 30_000, PORTS) if not used.intersection(range(start, start + PORTS)))
 
 
 @contextmanager
@@ -88,7 +86,8 @@ def processes_of(folder: Path) -> list[str]:
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process.status() != psutil.STATUS_ZOMBIE and (
-                str(folder) in process.environ().get("REPLAY_STATE_DIR", "") or str(folder) in " ".join(process.cmdline())
+                str(folder) in process.environ().get("REPLAY_STATE_DIR", "")
+                or str(folder) in " ".join(process.cmdline())
             ):
                 found.append(" ".join(process.cmdline()))
     return found

@@ -4,6 +4,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +13,7 @@ from demo.people import ADA
 from tests.site import Site, Sites
 
 if TYPE_CHECKING:
-    from playwright.sync_api import BrowserContext, Page
+    from playwright.sync_api import BrowserContext, Locator, Page
 
 pytestmark = [pytest.mark.needs("browser", "proxy", "git-server"), pytest.mark.timeout(600)]
 
@@ -40,16 +41,18 @@ def own_site(sites: Sites) -> Site:
 
 
 def test_from_a_link_to_a_cell_that_ran(
-    own_site: Site, context: "BrowserContext", picture: "Callable[[Page, str], None]"
+    own_site: Site, context: "BrowserContext", picture: "Callable[[Page, str], None]", tmp_path: Path
 ) -> None:
     from playwright.sync_api import expect
 
     site = own_site
     in_notebook, in_dependency = secrets.token_hex(8), secrets.token_hex(8)
+    gate = tmp_path / "gate"  # the build waits until it is there
     repo = site.repository(
         "analysis",
         {
             "requirements.txt": "six==1.17.0\n./marker\n",
+            "postBuild": f"#!/bin/sh\necho At the gate\nwhile [ ! -e '{gate}' ]; do sleep 0.1; done\n",
             "marker/pyproject.toml": '[project]\nname = "marker"\nversion = "1"\n'
             '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n[tool.setuptools]\npy-modules = ["marker"]\n',
             "marker/marker.py": f'VALUE = "{in_dependency}"\n',
@@ -63,6 +66,7 @@ def test_from_a_link_to_a_cell_that_ran(
                 ),
             ),
         },
+        executable=("postBuild",),
     )
     other = site.repository("other", {"README.md": "another repository\n"})
     link = f"{site.url}/v2/{repo.spec}?labpath=index.ipynb"
@@ -93,8 +97,10 @@ def test_from_a_link_to_a_cell_that_ran(
     # 4: phases and the live log; the tab is closed, the link opened again: the same build
     page.wait_for_url("**/launches/*")
     launch_url = page.url
-    expect(page.get_by_text(re.compile("Building")).first).to_be_visible()
+    expect(page.get_by_role("heading", name="Building your environment")).to_be_visible()
     expect(page.get_by_text(re.compile("Resolved .* packages")).first).to_be_visible(timeout=BUILD_MS)
+    expect(page.get_by_text("At the gate").first).to_be_visible(timeout=BUILD_MS)
+    expect(phase_now(page)).to_contain_text("Building")
     picture(page, "launch")
     page.get_by_role("radio", name="exactly this commit").check()
     shared = page.get_by_label("Markdown for exactly this commit", exact=True)
@@ -106,12 +112,16 @@ def test_from_a_link_to_a_cell_that_ran(
     page.close()
     page = context.new_page()
     page.goto(link)
-    page.wait_for_url(re.compile(r"/launches/|/user/"))
-    if "/launches/" in page.url:
-        assert page.url == launch_url
+    page.wait_for_url("**/launches/*")
+    assert page.url == launch_url
+    expect(page.get_by_text("At the gate").first).to_be_visible()
+    expect(phase_now(page)).to_contain_text("Building")
+    assert site.rows("SELECT count(*) FROM builds WHERE repository LIKE '%/analysis%'") == [(1,)]
+    gate.touch()
 
     # 5: JupyterLab, on the notebook, in the repository's environment
     page.wait_for_url("**/user/**/index.ipynb*", timeout=BUILD_MS)
+    expect(page.get_by_role("button", name="Python 3 (ipykernel) | Idle")).to_be_visible(timeout=60_000)
     cell = page.locator(".jp-Notebook .jp-CodeCell .cm-content").first
     cell.click(timeout=60_000)
     page.keyboard.press("Control+Enter")
@@ -123,9 +133,11 @@ def test_from_a_link_to_a_cell_that_ran(
     # 6: a second link
     second = context.new_page()
     second.goto(f"{site.url}/v2/{other.spec}")
+    expect(second.get_by_role("heading", name="Your server is running")).to_contain_text("/analysis")
     expect(second.get_by_role("link", name="Open the running one")).to_be_visible()
     expect(second.get_by_role("button", name="Stop it and launch this")).to_be_visible()
     picture(second, "one-server")
+    page.close()  # or JupyterLab, open in two tabs, would lead the second one to a workspace of its own, at its own time
     second.get_by_role("link", name="Open the running one").click()
     second.wait_for_url("**/user/**")
     second.goto(f"{site.url}/v2/{other.spec}")
@@ -139,9 +151,16 @@ def test_from_a_link_to_a_cell_that_ran(
 
     # the home page knows both, and stops the session
     second.goto(f"{site.url}/services/replay/")
-    expect(second.get_by_text("other").first).to_be_visible()
+    expect(second.get_by_role("region", name="Running now")).to_contain_text("/other")
+    last = second.get_by_role("region", name="Your last launches").get_by_role("listitem")
+    expect(last).to_contain_text(["/other", "/analysis"])
     picture(second, "home")
     second.get_by_role("button", name=re.compile("^Stop")).click()
     expect(second.get_by_role("button", name=re.compile("^Stop"))).to_have_count(0)
     assert site.server(ADA) is None
     assert site.session_folders() == []
+
+
+def phase_now(page: "Page") -> "Locator":
+    """The one phase that the page calls the present one."""
+    return page.locator("[aria-current=step]")

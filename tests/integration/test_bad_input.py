@@ -261,6 +261,9 @@ def test_a_path_to_another_site_is_refused(
         ('{"repo": 1}', "repo: Input should be a valid string."),
         ('{"repo": "gh/a/b/HEAD", "image": "evil"}', "image: Extra inputs are not permitted."),
         ('{"repo": "gh/owner/%ff%fe/HEAD"}', "This link holds bytes that are not text."),
+        ('{"repo": "gh/a/b/HEAD", "server_name": "second"}', "servers with names are not supported yet."),
+        ('{"repo": "gh/a/b/HEAD", "server_name": ".."}', "servers with names are not supported yet."),
+        ('{"repo": "gh/a/b/HEAD", "version": "main"}', "version: String should match pattern"),
         ('{"repo": "gh/a/b/HEAD", "vo": "vo.other"}', "You are not in vo.other, or it may not launch here."),
     ],
 )

@@ -9,7 +9,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from traitlets.config.loader import PyFileConfigLoader
 
+from replay_build_service.app import ReplayBuildService
+from replay_build_service.builders.venv import VenvBuilder
 from replay_build_service.db import shown_url
 from tests.requirements import ROOT
 
@@ -86,6 +89,22 @@ def test_a_configuration_that_cannot_be_used_is_never_replaced_by_defaults(
     assert re.search(sentence, done.stderr, re.DOTALL), done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "replay-state").exists(), "another database was made"
+
+
+@pytest.mark.parametrize(
+    ("settings", "limit", "python"),
+    [
+        ({}, None, f"{sys.version_info.major}.{sys.version_info.minor}"),
+        ({"build_memory_limit": "4G", "default_python": "3.13"}, 4 * 1024**3, "3.13"),
+    ],
+    ids=["default", "set"],
+)
+def test_the_builder_has_the_settings_of_builds(
+    tmp_path: Path, settings: dict[str, str], limit: int | None, python: str
+) -> None:
+    builder = ReplayBuildService(**settings)._make_builder(tmp_path)
+    assert isinstance(builder, VenvBuilder)
+    assert (builder.settings.memory_limit, builder.settings.default_python) == (limit, python)
 
 
 @pytest.mark.parametrize(
@@ -189,6 +208,32 @@ def test_a_command_that_does_not_exist_is_answered_with_those_that_do(tmp_path: 
     assert "run, upgrade-db" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("settings", "listens"),
+    [({}, "https://hub.example.org"), ({"REPLAY_BIND_URL": "http://127.0.0.1:8000"}, "http://127.0.0.1:8000")],
+    ids=["by-itself", "behind-a-tls-proxy"],
+)
+def test_the_reference_configuration_may_listen_elsewhere_than_where_people_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], listens: str
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("a secret")
+    for name in [name for name in os.environ if name.startswith("REPLAY_")]:
+        monkeypatch.delenv(name)
+    named = {
+        "REPLAY_OIDC_CLIENT_ID": "hub",
+        "REPLAY_OIDC_CLIENT_SECRET_FILE": str(secret),
+        "REPLAY_STATE_DIR": str(tmp_path / "state"),
+        "REPLAY_URL": "https://hub.example.org",
+    }
+    for name, value in (named | settings).items():
+        monkeypatch.setenv(name, value)
+    config = PyFileConfigLoader("jupyterhub_config.py", path=str(ROOT)).load_config()
+    assert config.JupyterHub.bind_url == listens
+    assert config.EGICheckinAuthenticator.oauth_callback_url == "https://hub.example.org/hub/oauth_callback"
+    assert config.ReplayBuildService.public_url == "https://hub.example.org"
+
+
 @pytest.mark.parametrize("missing", ["REPLAY_OIDC_CLIENT_SECRET_FILE", "REPLAY_OIDC_CLIENT_ID"])
 def test_the_reference_configuration_says_what_it_cannot_do_without(tmp_path: Path, missing: str) -> None:
     secret = tmp_path / "secret"
@@ -206,3 +251,15 @@ def test_the_reference_configuration_says_what_it_cannot_do_without(tmp_path: Pa
     )
     assert done.returncode != 0
     assert missing in done.stderr
+
+
+@pytest.mark.parametrize("name", ["cookie_secret", "service_token"])
+def test_a_service_whose_secret_was_left_empty_does_not_start(tmp_path: Path, name: str) -> None:
+    (tmp_path / "replay-state").mkdir()
+    secret = tmp_path / "replay-state" / name
+    secret.touch()
+    ended = replay("run", folder=tmp_path, **SERVICE)
+    assert ended.returncode == 1
+    assert f"{secret} does not hold a secret of 64 hexadecimal digits." in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert secret.read_bytes() == b""

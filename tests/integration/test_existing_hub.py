@@ -319,7 +319,9 @@ def test_who_is_in_no_group_with_a_policy_launches_nothing(hubs: list[Hub]) -> N
     assert hubs[1].server() is None
     page = hubs[1].browser.get("/v2/gh/EGI-Federation/binder-example/HEAD")
     assert page.status_code == 403
-    assert '<a href="https://groups.example.org/join?a=b&amp;c=d" rel="noopener noreferrer">researchers</a>' in page.text
+    assert (
+        '<a href="https://groups.example.org/join?a=b&amp;c=d" rel="noopener noreferrer">researchers</a>' in page.text
+    )
     # … and has the ordinary server as before, of which nothing of that is left.
     again = [hub.outcome(hub.api("POST", "/server", '{"profile": "small"}')) for hub in hubs]
     assert again[1] == again[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import hashlib
 import itertools
 import os
@@ -10,7 +11,7 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ import pytest
 from demo.git_server import GitServer
 from demo.repositories import publish_folder
 from replay_build_service import git
+from replay_build_service.domain import ResolvedRef
 from replay_build_service.errors import (
     BadLink,
     NotFound,
@@ -32,6 +34,7 @@ from replay_build_service.errors import (
 )
 from replay_build_service.links import Repository, RepoSpec
 from replay_build_service.outgoing import OutgoingRules
+from replay_build_service.providers import git as git_provider
 from replay_build_service.providers.base import RepoProvider
 from replay_build_service.providers.gh import GitHubProvider
 from replay_build_service.providers.git import DOUBT_AFTER, REFS_KEPT, GitProvider
@@ -254,6 +257,54 @@ async def test_in_a_repository_of_very_many_refs_the_nearest_are_found_in_good_t
     assert caught.value.nearest == tuple(f"topic/0123{digit}" for digit in range(5))
 
 
+async def test_names_chosen_to_be_hard_to_compare_cost_little_and_the_same_question_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[tuple[int, int]] = []
+
+    class Counted(difflib.SequenceMatcher[str]):
+        def __init__(self, _: None, one: str, other: str) -> None:
+            super().__init__(None, one, other)
+            self.lengths = len(one), len(other)
+
+        def set_seq1(self, a: Sequence[str]) -> None:
+            super().set_seq1(a)
+            self.lengths = len(a), self.lengths[1] if hasattr(self, "lengths") else 0
+
+        def ratio(self) -> float:
+            compared.append(self.lengths)
+            return super().ratio()
+
+    monkeypatch.setattr(difflib, "SequenceMatcher", Counted)
+    tip = bench.commits["main"]
+    # "a" and "b" in all orders, and too long to be compared at all.
+    names = [f"{number:079b}".translate({48: "a", 49: "b"}) for number in range(2000)] + [
+        f"{'ab' * 90}{number:010}" for number in range(1990)
+    ]
+    (bench.repository / "packed-refs").write_text("".join(f"{tip} refs/tags/{name}\n" for name in names))
+    clock = Clock()
+    async with provided(bench, clock) as provider:
+        for wanted, most in (("ab" * 95, 0), ("a" * 81, 0), ("ab" * 40, 50), ("ab" * 40, 0)):
+            compared.clear()
+            with pytest.raises(RefNotFound):
+                await provider.resolve(bench.spec(wanted))
+            assert len(compared) <= most
+            assert all(max(lengths) <= 80 for lengths in compared)
+    assert bench.listings == 1
+
+
+async def test_in_many_refs_the_one_that_is_meant_is_suggested(bench: Bench) -> None:
+    tip = bench.commits["main"]
+    names = [f"refs/tags/build-{number:07}" for number in range(3000)]
+    names += ["refs/tags/release-2026.1", "refs/heads/develop", "refs/heads/stable"]
+    (bench.repository / "packed-refs").write_text("".join(f"{tip} {name}\n" for name in names))
+    async with provided(bench) as provider:
+        for wanted, meant in [("devlop", "develop"), ("rstable", "stable"), ("se-2026.1", "release-2026.1")]:
+            with pytest.raises(RefNotFound) as caught:
+                await provider.resolve(bench.spec(wanted))
+            assert meant in caught.value.nearest
+
+
 @pytest.mark.parametrize(("repository", "says"), [("gone.git", "gone, private"), ("empty.git", "is empty")])
 async def test_a_repository_that_cannot_be_had_says_so(bench: Bench, repository: str, says: str) -> None:
     run_git(bench.server.root, "init", "--quiet", "--bare", "empty.git")
@@ -303,6 +354,40 @@ async def test_fifty_people_who_ask_at_once_are_one_request(bench: Bench) -> Non
         buried = [provider.resolve(bench.spec(bench.commits["buried"])) for _ in range(50)]
         assert {found.version for found in await asyncio.gather(*buried)} == {bench.commits["buried"]}
         assert len(bench.server.requests) == 3  # protocol version 2: what the server can do, then the fetch
+
+
+async def test_spellings_of_one_repository_share_its_list(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    async def answers(url: str, *_: object, **__: object) -> git.RemoteRefs:
+        asked.append(url)
+        if url.endswith("r"):
+            raise RepositoryNotFound("There is no such repository.")
+        return git.RemoteRefs(url, None, {"HEAD": "a" * 40, "refs/heads/main": "a" * 40}, {})
+
+    monkeypatch.setattr(git_provider, "list_refs", answers)
+
+    async def ask(provider: GitProvider, *urls: str) -> list[ResolvedRef | BaseException]:
+        questions = (provider.resolve(RepoSpec("git", url, "main")) for url in urls)
+        return await asyncio.gather(*questions, return_exceptions=True)
+
+    async with provided(bench) as provider:
+        spellings = ("https://github.com/O/Hello", "https://github.com/o/hello", "https://GitHub.com/o/HELLO")
+        found = await ask(provider, *spellings, "https://www.github.com:443/o//h%65llo/")
+        assert asked == ["https://github.com/O/Hello"], "as it was spelled first"
+        assert {each.repository.url for each in found if isinstance(each, ResolvedRef)} == {
+            "https://github.com/o/hello"
+        }
+        asked.clear()
+        # A path of any other host is asked as it is; what one of two names says does not hold for the other.
+        found = await ask(provider, *(f"https://example.org/o/{name}" for name in ("r", "r.git", "R.git", "r.git")))
+        assert asked == [f"https://example.org/o/{name}" for name in ("r", "r.git", "R.git")]
+        assert [isinstance(each, ResolvedRef) for each in found] == [False, True, True, True]
+        asked.clear()
+        await ask(
+            provider, "https://EXAMPLE.org//o/%72.git", "https://example.org/o/r.git?x", "https://a@example.org/o/r.git"
+        )
+        assert asked == ["https://example.org/o/r.git?x", "https://a@example.org/o/r.git"], "for git to refuse"
 
 
 async def test_a_branch_is_believed_for_a_minute_and_a_full_sha_for_good(bench: Bench) -> None:

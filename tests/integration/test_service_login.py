@@ -15,7 +15,7 @@ import httpx
 import pytest
 from tornado.web import create_signed_value
 
-from demo.people import ADA, DMITRI, Person
+from demo.people import ADA, CHIARA, DMITRI, Person
 from replay_build_service.web import make_application
 from replay_build_service.web.auth import StatelessHubOAuth
 from tests.login_fixtures import Visitor
@@ -32,7 +32,7 @@ MOST_COOKIE = 4096
 @pytest.fixture(scope="module", params=HUBS)
 def site(request: pytest.FixtureRequest, sites: Sites) -> Site:
     made = sites.start(python=request.param, extra_config=DEAD_SERVICES_ARE_STARTED_SOON)
-    for person in (ADA, DMITRI):
+    for person in (ADA, CHIARA, DMITRI):
         made.client(person)
     return made
 
@@ -200,10 +200,11 @@ def test_a_login_of_somebody_elses_browser_is_not_taken_over(site: Site, browser
     assert ADA.name not in answer.text
 
 
-def test_the_hubs_refusal_of_a_login_is_told(browser: Browser) -> None:
-    answer = browser.step(f"{HOME}oauth_callback?error=access_denied&error_description=You+said+no")
+def test_the_hubs_refusal_of_a_login_is_told_in_our_own_words(browser: Browser) -> None:
+    answer = browser.step(f"{HOME}oauth_callback?error=access_denied&error_description=Call+0900-1234")
     assert answer.status_code == 400
-    assert "You said no" in answer.text
+    assert "The hub did not log you in. Open the link again to log in." in answer.text
+    assert "0900" not in answer.text
 
 
 # XSRF
@@ -269,7 +270,10 @@ def token_for(site: Site, person: Person, scopes: list[str]) -> str:
 
 def launch_with(site: Site, authorization: str) -> httpx.Response:
     return httpx.post(
-        f"{site.url}{HOME}api/launches", json={"repo": "gh/half"}, headers={"Authorization": authorization}, timeout=30
+        f"{site.url}{HOME}api/launches",
+        json={"repo": "gh/half", "vo": "vo.notebooks.egi.eu"},
+        headers={"Authorization": authorization},
+        timeout=30,
     )
 
 
@@ -317,7 +321,7 @@ def test_a_token_in_an_address_is_no_login(site: Site) -> None:
 
 
 def test_who_launches_too_often_is_told_how_long_to_wait(site: Site) -> None:
-    token = token_for(site, DMITRI, ["inherit"])
+    token = token_for(site, CHIARA, ["inherit"])
     answers = [launch_with(site, f"token {token}") for _ in range(31)]
     assert [answer.status_code for answer in answers] == [400] * 30 + [429]
     wait = answers[-1].json()["message"].removeprefix("Too many requests from you. Try again in ")

@@ -302,7 +302,7 @@ def test_a_button_that_is_pressed_while_the_service_is_gone_says_so(house: House
     for page in (pressed, opened):
         assert page.status_code == 503
         assert "Replay does not answer just now" in page.text
-        assert "Nothing is lost, and nothing was started by this." in page.text
+        assert "What you asked for just now has not started." in page.text
         assert "Your server appears to be down" not in page.text
     assert f'href="/services/replay/v2/{house.repo.spec}"' in opened.text, "it can be tried again"
     assert "Your server appears to be down" in elsewhere.text

@@ -10,7 +10,15 @@ import pytest
 from replay_build_service import builds as builds_module
 from replay_build_service import events as events_module
 from replay_build_service.db import Store
-from replay_build_service.domain import Build, BuildStatus, FailureReason, ImageName, RunnableImage, build_stream
+from replay_build_service.domain import (
+    Build,
+    BuildId,
+    BuildStatus,
+    FailureReason,
+    ImageName,
+    RunnableImage,
+    build_stream,
+)
 from tests.unit.core_fakes import BROKEN, FailingStore, FakeBuilder, a_house, a_store, image, ref
 
 
@@ -189,6 +197,18 @@ async def test_a_build_is_found_again_after_the_death_of_the_service(tmp_path: P
     assert (len(builder.jobs), builder.attached) == (1, [build.id])
     assert running.followed_from == [0, 1]
     assert builder.swept_but == {build.id}
+
+
+async def test_what_cannot_be_swept_up_does_not_keep_the_service_from_starting(store: Store) -> None:
+    async def breaks(known: object) -> list[BuildId]:
+        raise RecursionError("maximum recursion depth exceeded")
+
+    async with a_house(store) as house:
+        house.builder.sweep = breaks  # pyright: ignore[reportAttributeAccessIssue]
+        await house.builds.recover()
+        build = a_build(await house.builds.ensure(ref(), "ada"))
+        (await house.builder.next()).end(image())
+        assert (await house.builds.finished(build.id)).image == image()
 
 
 async def test_builds_that_run_already_are_followed_whatever_else_waits(tmp_path: Path) -> None:

@@ -242,3 +242,27 @@ def test_no_gap_and_no_repeat_whatever_is_written_and_whoever_comes_back(
         patch.setattr(events_module, "WINDOW", window)
         patch.setattr(events_module, "PAGE", page)
         asyncio.run(run())
+
+
+async def test_a_reader_keeps_no_more_bytes_than_it_may_and_nobody_misses_any(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events_module, "WINDOW_BYTES", 100)
+    first = asyncio.create_task(watched.watch())
+    await watched.write(40)
+    assert await watched.watch(until=40) == list(range(1, 41))
+    reader = watched.feed._readers[STREAM]
+    assert reader.size == sum(map(len, reader.frames)) <= 100
+    assert reader.last == 40
+    late = asyncio.create_task(watched.watch())
+    await watched.write(40, finished=True)
+    assert (await first, await late) == (list(range(1, 81)),) * 2
+
+
+async def test_a_line_that_is_longer_than_all_that_is_kept_is_told(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events_module, "WINDOW_BYTES", 3)
+    first = asyncio.create_task(watched.watch())
+    await watched.write(10, finished=True)
+    assert await first == list(range(1, 11))

@@ -31,6 +31,7 @@ from replay_build_service.launches import Wish
 from tests.unit.core_fakes import (
     ABSENT,
     BROKEN,
+    CANCELLED,
     FailingStore,
     FakeBuilder,
     FakeHub,
@@ -135,6 +136,8 @@ async def test_a_site_without_policies_launches_nothing(store: Store) -> None:
         (Wish("gh/owner/name/HEAD"), UnknownProvider),
         (Wish("git/nowhere/HEAD"), BadLink),
         (wish(urlpath="//evil.example"), BadLink),
+        (wish(server_name="second"), BadLink),
+        (wish(server_name=".."), BadLink),
         (Wish("git/https%3A%2F%2Fgit.example.org%2Fhello/nothing"), NotFound),
     ],
 )
@@ -321,6 +324,62 @@ async def test_a_build_is_cancelled_by_who_waits_for_it_alone(store: Store) -> N
         assert {launch.state for launch in ended} == {LaunchState.ENDED}
         assert ended[0].build_id is not None
         assert (await house.builds.finished(ended[0].build_id)).status is BuildStatus.CANCELLED
+
+
+async def waiting_for_a_build(house: House, launch: Launch) -> None:
+    async for _ in house.feed.follow(launch_stream(launch.id)):
+        break
+
+
+async def test_a_launch_that_joined_a_build_which_another_cancels_gets_one_of_its_own(store: Store) -> None:
+    async with a_house(store) as house:
+        first = await house.launches.create(ADA, wish())
+        build = await house.builder.next()
+        await waiting_for_a_build(house, first)
+        second = await house.launches.create(BORIS, wish())
+        await waiting_for_a_build(house, second)
+        # The first person's giving up was decided before the second had come.
+        await build.cancel()
+        (await house.builder.next(2)).end(image())
+        assert (await settled(house, second)).state is LaunchState.RUNNING
+        texts = await house.texts(launch_stream(second.id))
+        assert texts.count("Your launch waits for its build.") == 2
+        found = await store.get_launch(second.id)
+        assert found is not None
+        assert found.build_id == house.builder.jobs[1].build_id
+
+
+async def test_a_launch_whose_builds_are_all_cancelled_fails_in_the_end(store: Store) -> None:
+    async with a_house(store) as house:
+        launch = await house.launches.create(ADA, wish())
+        for count in range(launches_module.MOST_BUILDS):
+            await (await house.builder.next(count + 1)).cancel()
+        found = await settled(house, launch)
+        assert (found.state, found.failure) == (LaunchState.FAILED, CANCELLED.message)
+        assert len(house.builder.jobs) == launches_module.MOST_BUILDS
+
+
+async def test_one_who_is_about_to_join_a_build_keeps_it_alive(store: Store) -> None:
+    async with a_house(store) as house:
+        first = await house.launches.create(ADA, wish())
+        build = await house.builder.next()
+        await waiting_for_a_build(house, first)
+        # On record, and not yet with the build that it will wait for.
+        await store.create_launch(replace(first, id=LaunchId("b" * 32), user="boris", build_id=None))
+        await house.launches.give_up(ADA, first.id)
+        assert build.result is None
+
+
+async def test_a_service_that_ends_its_builds_begins_no_other(store: Store) -> None:
+    async with a_house(store) as house:
+        launch = await house.launches.create(ADA, wish())
+        await house.builder.next()
+        await waiting_for_a_build(house, launch)
+        await house.builds.cancel_all()
+        assert (await settled(house, launch)).failure == CANCELLED.message
+        refused = await house.launches.create(BORIS, wish())
+        assert "is just ending" in ((await settled(house, refused)).failure or "")
+        assert len(house.builder.jobs) == 1
 
 
 async def test_a_launch_given_up_at_once_leaves_no_build_behind(store: Store) -> None:

@@ -31,9 +31,9 @@ from replay_build_service.domain import (
 )
 from replay_build_service.launches import Consent
 from replay_build_service.links import Repository, RepoSpec
-from replay_build_service.schemas import LaunchModel, LinkPreview, Refusal
+from replay_build_service.schemas import LinkPreview, Refusal
 from replay_build_service.web import make_templates
-from replay_build_service.web.share import share_links
+from replay_build_service.web.pages import consent_context, home_context, launch_context
 
 SERVICE = Path(replay_build_service.__file__).parent / "web"
 SPAWNER = Path(replay_build_service.__file__).parents[1] / "replay_spawner"
@@ -109,35 +109,17 @@ def consent_page(
     notices: tuple[str, ...] = NOTICES,
 ) -> dict[str, Any]:
     consent = Consent(of, policies, is_built, usual_seconds, server, holder, same_image)
-    return {
-        "consent": consent,
-        "spec": of.spec,
-        "resolved": of,
-        "urlpath": urlpath,
-        "running_url": server.url if server.status is ServerStatus.READY else None,
-        "share": share_links(ORIGIN, of, urlpath),
-        "notices": notices,
-    }
+    return consent_context(consent, urlpath, ORIGIN, notices)
 
 
 def launch_page(
     shown: Launch, *, holder: Launch | None = None, server: Server = ABSENT, usual_seconds: float | None = 45
 ) -> dict[str, Any]:
-    return {
-        "launch": shown,
-        "model": LaunchModel.of(shown, SERVICE_PATH),
-        "holder": holder,
-        "server": server,
-        "server_url": server.url,
-        "resolved": shown.resolved,
-        "link": f"/v2/{shown.resolved.spec.text}",
-        "usual_seconds": usual_seconds,
-        "share": share_links(ORIGIN, shown.resolved, shown.urlpath),
-    }
+    return launch_context(shown, holder, server, usual_seconds, ORIGIN, SERVICE_PATH)
 
 
 def home_page(*recent: Launch, holder: Launch | None = None, server: Server = ABSENT) -> dict[str, Any]:
-    return {"holder": holder, "server": server, "recent": list(recent)}
+    return home_context(holder, server, recent)
 
 
 def error_page(message: str, *nearest: str, enrolments: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
@@ -242,7 +224,9 @@ PAGES: dict[str, tuple[str, dict[str, Any]]] = {
     "error, nearest": ("error.html", error_page("There is no branch “mian”.", "main", "maintenance")),
     "error, in no VO": (
         "error.html",
-        error_page("You are in no VO that may launch here.", enrolments=[("vo.one", "https://vo.example.org/?a=b&c=d")]),
+        error_page(
+            "You are in no VO that may launch here.", enrolments=[("vo.one", "https://vo.example.org/?a=b&c=d")]
+        ),
     ),
     "error, hostile": (
         "error.html",
@@ -451,13 +435,13 @@ def test_a_page_says(name: str, text: str) -> None:
     ("name", "text", "where"),
     [
         ("consent, built", "github.com/ada/rainfall", "https://github.com/ada/rainfall"),
-        ("consent, runs already", "Open the running session", "/user/ada/"),
+        ("consent, runs already", "Open the running session", "/user/ada/doc/tree/index.ipynb"),
         ("consent, another runs", "Open the running one", "/user/ada/"),
         ("consent, another on its way", "See the launch on its way", f"{SERVICE_PATH}launches/{'2e' * 16}"),
-        ("launch, running", "Open your session", "/user/ada/"),
+        ("launch, running", "Open your session", "/user/ada/lab/tree/index.ipynb"),
         ("launch, choosing", "Open the running one", "/user/ada/"),
-        ("launch, failed", "Try again", "/v2/gh/ada/rainfall/main"),
-        ("launch, ended", "Launch again", "/v2/gh/ada/rainfall/main"),
+        ("launch, failed", "Try again", "/v2/gh/ada/rainfall/main?urlpath=lab%2Ftree%2Findex.ipynb"),
+        ("launch, ended", "Launch again", "/v2/gh/ada/rainfall/main?urlpath=lab%2Ftree%2Findex.ipynb"),
         ("home, on its way", "See the launch", f"{SERVICE_PATH}launches/{'2e' * 16}"),
         ("error, nearest", "main", "/v2/gh/ada/rainfall/main"),
         ("error, in no VO", "vo.one", "https://vo.example.org/?a=b&c=d"),

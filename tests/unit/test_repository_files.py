@@ -1,7 +1,8 @@
 """What a checkout asks for, and the small rules beside it: interpreters, uv's words, lines of a log."""
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from replay_build_service.builders.base import LogRecord
+from replay_build_service.builders.build_folder import BuildFolder
 from replay_build_service.builders.build_log import MAX_RECORDS, LogWriter, read_chunk
 from replay_build_service.builders.interpreters import Interpreter, choose_interpreter, parse_interpreters, refusal
 from replay_build_service.builders.repository_files import (
@@ -20,6 +22,7 @@ from replay_build_service.builders.repository_files import (
     read_checkout,
 )
 from replay_build_service.builders.terminal_text import MAX_LINE, LineSplitter, safe_line
+from replay_build_service.builders.tree_digest import protect_tree, remove_tree, tree_digest
 from replay_build_service.builders.uv_messages import core_of_error, duration, failure_of_install, size
 from replay_build_service.domain import FailureReason, Phase
 
@@ -244,6 +247,111 @@ def test_a_torn_line_of_the_log_waits_and_scribbles_are_passed_over(tmp_path: Pa
         position = chunk.position
     assert [record.text for record in records] == ["Begins", *(f"line {n}" for n in range(MAX_RECORDS + 10))]
     assert position == path.stat().st_size - len(b'{"kind":"line"')
+
+
+def test_a_build_that_writes_its_own_records_tells_of_nothing_but_its_own_way(tmp_path: Path) -> None:
+    good = {"kind": "line", "phase": "building", "text": "so far", "at": 1.0}
+    wrong: list[dict[str, object]] = [
+        *({"phase": phase} for phase in ("built", "launching", "ready", "failed", "other", 1, None)),
+        *({"at": at} for at in (float("nan"), float("inf"), -1, 1e12, 10**400, "1", None)),
+        *({"text": text} for text in (None, 1, ["x"])),
+        *({"kind": kind} for kind in ("other", None, 1)),
+    ]
+    lines = [json.dumps({**good, **change}) for change in wrong]
+    lines += [json.dumps({**good, name: []}) for name in good]
+    lines += ["[" * 100_000, "[]", "1", "null", json.dumps({"kind": "line"}), "1" * 5000]
+    hostile = "over\rshown \x1b]0;title\x07\x1b[31mred\x1b[0m\x00 two\nlines \ud800" + "x" * 10_000
+    lines += [json.dumps({**good, "text": hostile}), json.dumps(good)]
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(f"{line}\n" for line in lines))
+    records = list(read_chunk(path, 0).records)
+    assert [record.text[:40] for record in records] == [
+        "shown \x1b[31mred\x1b[0m two lines ?xxxxxxxxxx",
+        "so far",
+    ]
+    assert len(records[0].text) == MAX_LINE
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}", "[]", "null", "1", '"x"', "not JSON", "", "[" * 100_000, "9" * 10_000, "\x00",
+        '{"pid": "1", "created": 1, "reason": "no such reason", "message": "x", "python": "3.12", "executables": []}',
+        '{"pid": -1, "created": 1, "reason": "killed", "message": 1, "digest": 1, "python": "3", "executables": []}',
+        '{"pid": 1, "created": NaN, "reason": [], "message": "x", "digest": "x", "executables": [1], "python": "3"}'.replace(
+            '"digest"', '"digests"'
+        ),
+        '{"pid": 1e99, "created": 1, "digest": [], "python": 3, "executables": "ab"}',
+        f'{{"pid": 1{"0" * 400}, "created": 1, "digest": null}}',
+    ],
+)  # fmt: skip
+def test_what_a_build_damaged_reads_as_if_it_were_not_there(tmp_path: Path, text: str) -> None:
+    folder = BuildFolder(tmp_path)
+    for path in (folder.process, folder.exit, folder.image):
+        path.write_text(text)
+    assert (folder.read_process(), folder.read_exit(), folder.read_image()) == (None, None, None)
+
+
+def link_to_itself(path: Path) -> None:
+    path.symlink_to(path)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, link_to_itself])
+def test_what_is_no_file_is_not_read_and_holds_nobody_up(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    folder = BuildFolder(tmp_path)
+    for path in (folder.process, folder.exit, folder.image):
+        make(path)
+    assert (folder.read_process(), folder.read_exit(), folder.read_image()) == (None, None, None)
+
+
+def deep_tree(top: Path, levels: int, name: str = "d") -> None:
+    """Folders in folders, made from within, since the path of the last may be longer than the system takes."""
+    descriptor = os.open(top, os.O_RDONLY)
+    for _ in range(levels):
+        os.mkdir(name, dir_fd=descriptor)
+        inner = os.open(name, os.O_RDONLY, dir_fd=descriptor)
+        os.close(os.open("file", os.O_WRONLY | os.O_CREAT, 0o644, dir_fd=inner))
+        os.close(descriptor)
+        descriptor = inner
+    os.close(descriptor)
+
+
+def test_a_tree_of_any_depth_can_be_named_protected_and_removed(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    deep_tree(tmp_path / "src", 1200)
+    first = tree_digest(tmp_path, ("src",))
+    protect_tree(tmp_path / "src", also_from_owner=True)
+    assert tree_digest(tmp_path, ("src",)) == first
+    remove_tree(tmp_path / "src")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_removing_takes_paths_longer_than_the_system_does_and_follows_no_link(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("kept")
+    doomed = tmp_path / "doomed"
+    doomed.mkdir()
+    deep_tree(doomed, 50, "x" * 200)
+    (doomed / "link").symlink_to(outside)
+    (doomed / "locked").mkdir()
+    (doomed / "locked" / "inner").mkdir(mode=0o000)
+    (doomed / "locked").chmod(0o000)
+    (tmp_path / "itself a link").symlink_to(outside)
+    for path in (doomed, tmp_path / "itself a link", tmp_path / "not there"):
+        remove_tree(path)
+    assert [path.name for path in tmp_path.iterdir()] == ["outside"]
+    assert (outside / "kept").read_text() == "kept"
+
+
+def test_a_very_deep_checkout_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    deep_tree(tmp_path, 100)
+    assert read_checkout(tmp_path) == EnvironmentRequest()
+    (tmp_path / "more").mkdir()
+    deep_tree(tmp_path / "more", 100)
+    with pytest.raises(Unbuildable, match="more than 100 levels deep") as caught:
+        read_checkout(tmp_path)
+    assert caught.value.failure.reason is FailureReason.CANNOT_BUILD
 
 
 @pytest.mark.parametrize(

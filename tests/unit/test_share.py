@@ -1,6 +1,7 @@
 """Links and badges as people paste them: each form, for “this branch” and for “exactly this commit”."""
 
-import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from html import escape
 
 import pytest
 
@@ -35,7 +36,7 @@ TABLE = [
         f"{ICE}/HEAD?urlpath=proxy%2Fapp%3Fa%3Db%26c%3Dd+e%23f",
         f"{ICE}/{COMMIT}?urlpath=proxy%2Fapp%3Fa%3Db%26c%3Dd+e%23f",
     ),
-    ("gh/ada/rain/a&b", "tree", "gh/ada/rain/a&b?urlpath=tree", f"gh/ada/rain/{COMMIT}?urlpath=tree"),
+    ("gh/ada/rain/a&b", "tree", "gh/ada/rain/a%26b?urlpath=tree", f"gh/ada/rain/{COMMIT}?urlpath=tree"),
     (f"gh/ada/rain/{COMMIT}", "", f"gh/ada/rain/{COMMIT}", f"gh/ada/rain/{COMMIT}"),
 ]
 
@@ -53,10 +54,7 @@ def test_a_link_and_its_badge_in_each_form(text: str, urlpath: str, branch: str,
             f"   :target: {url}",
             "   :alt: Replay",
         ]
-        link = ElementTree.fromstring(share.html)
-        assert (link.tag, link.attrib) == ("a", {"href": url})
-        (image,) = link
-        assert (image.tag, image.attrib) == ("img", {"src": f"{HUB}/badge_logo.svg", "alt": "Replay"})
+        assert share.html == f'<a href="{escape(url)}"><img src="{HUB}/badge_logo.svg" alt="Replay"></a>'
 
 
 @pytest.mark.parametrize(("text", "urlpath"), [(text, urlpath) for text, urlpath, _, _ in TABLE])
@@ -64,5 +62,5 @@ def test_a_shared_link_opens_what_it_was_made_of(text: str, urlpath: str) -> Non
     branch, commit = shares(text, urlpath)
     for share, ref in ((branch, RepoSpec.parse(text).ref), (commit, COMMIT)):
         path, _, query = share.url.removeprefix(f"{HUB}/v2/").partition("?")
-        assert RepoSpec.parse(path) == RepoSpec.parse(text).with_ref_parsed(ref)
+        assert RepoSpec.parse(path) == replace(RepoSpec.parse(text), ref=ref)
         assert urlpath_of(query) == urlpath

@@ -76,6 +76,10 @@ class LaunchPage {
       this.log?.line(frame.message);
       return;
     }
+    if (part === "build" && (frame.phase === "launching" || frame.phase === "ready")) {
+      // A build is a stranger's program: where the session is, the launch alone says.
+      return;
+    }
     if (frame.message !== "" && frame.message !== this.lastRemark) {
       // A build's last word is often its launch's as well.
       this.log?.remark(frame.message);
