@@ -29,6 +29,10 @@ from replay_build_service.events import EventFeed
 
 log = logging.getLogger(__name__)
 
+HEAD_START_SECONDS = 0.05
+"""What the hub does first is fetch the launch's plan from us. Until then there is nothing to tell and nothing to follow,
+and the person waits for the server, not for the sentence about it."""
+
 STOP_SECONDS = 60.0
 """How long a server may take to stop before the person is told."""
 
@@ -99,9 +103,9 @@ class Starts:
             server = Server(ServerStatus.ABSENT)
         if server.status is ServerStatus.ABSENT:
             await self._hub.start(launch.user, launch.server_name, launch.id)
+            await asyncio.sleep(HEAD_START_SECONDS)
         elif server.launch_id != launch.id:
             raise Conflict("Another server of yours was started meanwhile. Open the link again to choose.")
-        # Told once the hub has been asked: the person waits for the server, not for the sentence.
         await self._say(launch.id, Phase.LAUNCHING, "Starting your server.")
         await self.follow(launch)
 
