@@ -34,7 +34,7 @@ from replay_build_service.domain import ResolvedRef
 from replay_build_service.errors import RefNotFound, ReplayError, SourceFault
 from replay_build_service.git import FULL_SHA, LIST_TIMEOUT, RemoteCommit, RemoteRefs, find_commit, list_refs
 from replay_build_service.links import Repository, RepoSpec
-from replay_build_service.outgoing import OutgoingRules, Resolver, resolve_host
+from replay_build_service.outgoing import OutgoingRules, Resolver, admit, resolve_host
 
 __all__ = ["GitProvider"]
 
@@ -202,6 +202,7 @@ class GitProvider:
 
     async def resolve(self, spec: RepoSpec) -> ResolvedRef:
         """See `RepoProvider.resolve`; the order of meanings is at the top of this module."""
+        admit(self.fetch_url(spec), self._rules)
         address = _Address.of_url(self.fetch_url(spec))
         ref = spec.ref
         if FULL_SHA.fullmatch(ref.lower()):

@@ -383,7 +383,9 @@ def test_two_launches_of_one_thing_in_one_moment_are_one(around: Neighbourhood, 
         answers = list(threads.map(lambda _: ada.launch(repo), range(6)))
     assert {answer.status_code for answer in answers} == {201}
     (launch,) = {answer.json()["id"] for answer in answers}
-    assert around.site.rows("select count(*) from builds where repository like '%at-once-same%'") == [(1,)]
+    builds = "select count(*) from builds where repository like '%at-once-same%'"
+    until(lambda: around.site.rows(builds) != [(0,)], "its build has begun")
+    assert around.site.rows(builds) == [(1,)]
     give_up(around, ada, launch)
 
 
