@@ -380,14 +380,14 @@ async def test_spellings_of_one_repository_share_its_list(bench: Bench, monkeypa
         }
         asked.clear()
         # A path of any other host is asked as it is; what one of two names says does not hold for the other.
-        found = await ask(provider, *(f"https://example.org/o/{name}" for name in ("r", "r.git", "R.git", "r.git")))
-        assert asked == [f"https://example.org/o/{name}" for name in ("r", "r.git", "R.git")]
+        found = await ask(provider, *(f"https://codeberg.org/o/{name}" for name in ("r", "r.git", "R.git", "r.git")))
+        assert asked == [f"https://codeberg.org/o/{name}" for name in ("r", "r.git", "R.git")]
         assert [isinstance(each, ResolvedRef) for each in found] == [False, True, True, True]
         asked.clear()
-        await ask(
-            provider, "https://EXAMPLE.org//o/%72.git", "https://example.org/o/r.git?x", "https://a@example.org/o/r.git"
-        )
-        assert asked == ["https://example.org/o/r.git?x", "https://a@example.org/o/r.git"], "for git to refuse"
+        spellings = ("https://CODEBERG.org//o/%72.git", "https://codeberg.org/o/r.git?x")
+        *_, with_name = await ask(provider, *spellings, "https://a@codeberg.org/o/r.git")
+        assert asked == ["https://codeberg.org/o/r.git?x"], "for git to refuse"
+        assert isinstance(with_name, OriginRefused)
 
 
 async def test_a_branch_is_believed_for_a_minute_and_a_full_sha_for_good(bench: Bench) -> None:
