@@ -342,7 +342,7 @@ async def test_the_outcome_of_a_start_is_told_by_its_progress_where_the_hub_answ
     async with HubClient(f"{site.url}/hub/api", site.admin_token) as hub:
         told = [progress async for progress in hub.progress(ADA.voperson_id, "")]
     assert told[-1].failed
-    assert told[-1].message == why
+    assert told[-1].message == "There is no such launch of yours. Open the repository's link again."
     assert_nothing_is_left(site)
 
 
