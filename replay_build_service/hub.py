@@ -150,13 +150,14 @@ class _ServerError(Exception):
     """The hub, or what is before it, answered with a fault of its own."""
 
 
-_WRAPPED = re.compile(r"(?:Spawn failed: )?HTTP \d{3}: [^(]*\((?P<sentence>.*)\)", re.DOTALL)
+_WRAPPED = re.compile(r"HTTP \d{3}: [^(]*\((?P<sentence>.*)\)", re.DOTALL)
 
 
 def _plain(message: str) -> str:
-    """The hub puts a refusal's sentence in brackets behind its status; a person needs the sentence."""
-    found = _WRAPPED.fullmatch(message)
-    return found["sentence"] if found else message
+    """The hub puts words of its own before a refusal's sentence, or brackets around it; a person needs the sentence."""
+    sentence = message.removeprefix("Spawn failed: ")
+    found = _WRAPPED.fullmatch(sentence)
+    return found["sentence"] if found else sentence
 
 
 def _server_path(user: str, server_name: str) -> str:
