@@ -28,7 +28,12 @@ class ReplayClient:
 
     def __init__(self, url: str, token_file: Path) -> None:
         self._token_file = token_file
-        self._client = httpx.AsyncClient(base_url=url.rstrip("/") + "/", timeout=PLAN_SECONDS, trust_env=False)
+        self._client = httpx.AsyncClient(
+            base_url=url.rstrip("/") + "/",
+            timeout=PLAN_SECONDS,
+            limits=httpx.Limits(keepalive_expiry=300),
+            trust_env=False,
+        )
 
     async def is_up(self) -> bool:
         """Whether the service answers now."""

@@ -56,7 +56,7 @@ class HubClient:
             base_url=api_url.rstrip("/") + "/",
             headers={"Authorization": f"token {token}"},
             timeout=httpx.Timeout(ANSWER_SECONDS),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=50),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=50, keepalive_expiry=300),
             transport=transport,
             trust_env=False,
         )
