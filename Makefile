@@ -19,7 +19,7 @@ NODE_WHEEL :=
 export PATH := $(PATH):$(BIN)
 endif
 
-.PHONY: demo test test-quick lint bench clean
+.PHONY: demo test test-quick lint bench clean screenshots
 
 demo: $(STAMPS)/demo $(STAMPS)/pages
 	@exec $(BIN)/python -m demo --port $(PORT)
@@ -40,6 +40,11 @@ lint: $(STAMPS)/test $(STAMPS)/node-dev
 
 bench: $(STAMPS)/test $(STAMPS)/pages
 	$(BIN)/python -m benchmarks
+
+# The README's picture, made by the browser test.
+screenshots: $(STAMPS)/test $(STAMPS)/pages
+	REPLAY_TEST_REQUIRE=browser REPLAY_TEST_SCREENSHOTS=test-results $(BIN)/python -m pytest tests/e2e/test_walk.py
+	cp test-results/launch.png docs/images/launch.png
 
 clean:
 	rm -rf $(VENV) .venv-hub55 node_modules $(STAMPS) .demo replay_build_service/web/static/dist
