@@ -53,7 +53,7 @@ $(STAMPS)/venv: requirements/uv.txt
 	@mkdir -p $(STAMPS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'Replay needs Python 3.11 or newer; name it with PYTHON=…'; exit 1; }
 	@git --version >/dev/null || { echo 'Replay needs git.'; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || { echo 'This Python cannot make virtual environments. On Debian: apt install python3-venv'; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV) || { echo 'This Python cannot make virtual environments. On Debian: apt install python3-venv'; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	@touch $@
 
