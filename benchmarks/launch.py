@@ -60,7 +60,9 @@ def until_served(http: httpx.Client, path: str) -> None:
             return
         if time.monotonic() > deadline:
             raise TimeoutError(path)
-        time.sleep(LOOK_SECONDS)
+        time.sleep(
+            LOOK_SECONDS
+        )  # A server that answers is no event for anybody outside; both hubs are looked at alike.
 
 
 def started_at(log: Path, mark: int) -> float:

@@ -149,7 +149,7 @@ def _until_it_answers(hub: "subprocess.Popen[bytes]", url: str, log_file: Path) 
                 with urlopen(address, timeout=5):
                     break
             except OSError:
-                time.sleep(0.1)
+                time.sleep(0.1)  # Until the hub listens, there is nothing to wait for but the next look.
 
 
 def _welcome(

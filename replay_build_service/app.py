@@ -170,7 +170,7 @@ class ReplayBuildService(Application):
 
     def generate_config_file(self, classes: Any = None) -> str:
         """All settings once, as this class has them, and none as its base class would have them."""
-        head = f"# Configuration file for {self.name}.\n\nc = get_config()  # noqa\n\n"
+        head = f"# Configuration file for {self.name}.\n\nc = get_config()\n\n"
         return head + type(self).class_config_section([type(self)])
 
     @catch_config_error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -307,3 +308,41 @@ class StartProgress:
     message: str
     ready: bool = False
     failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a person asks for, as it came in; nothing of it is trusted yet."""
+
+    repo: str
+    """``<provider>/<spec>``, as in a link."""
+    vo: str | None = None
+    urlpath: str = ""
+    version: str | None = None
+    """The commit that the person saw and agreed to; ``None`` (over the API) for whatever the ref means now."""
+    server_name: str = ""
+    """Empty: named servers are not supported yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """All that a person is shown before they agree."""
+
+    resolved: ResolvedRef
+    policies: Sequence[VOPolicy]
+    is_built: bool
+    usual_seconds: float | None
+    server: Server
+    holder: Launch | None
+    """The launch that holds the person's server now."""
+    same_image: bool
+    """The server that runs, or the launch on its way, is of this very image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A launch that was just used up, and with what it runs."""
+
+    launch: Launch
+    image: RunnableImage
+    policy: VOPolicy

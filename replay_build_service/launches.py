@@ -8,7 +8,6 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Protocol, assert_never
@@ -19,17 +18,19 @@ from replay_build_service.domain import (
     Build,
     BuildId,
     BuildStatus,
+    Consent,
     Launch,
     LaunchId,
     LaunchState,
     NewEvent,
     Person,
     Phase,
+    Planned,
     ResolvedRef,
     RunnableImage,
     Server,
     ServerStatus,
-    VOPolicy,
+    Wish,
     launch_stream,
 )
 from replay_build_service.errors import BadLink, Conflict, NotFound, ReplayError, UnknownProvider
@@ -65,44 +66,6 @@ class LaunchStore(StartStore, Protocol):
     ) -> Launch | None: ...
     async def launches_waiting_for(self, build_id: BuildId) -> int: ...
     async def usual_build_seconds(self) -> float | None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What a person asks for, as it came in; nothing of it is trusted yet."""
-
-    repo: str
-    """``<provider>/<spec>``, as in a link."""
-    vo: str | None = None
-    urlpath: str = ""
-    version: str | None = None
-    """The commit that the person saw and agreed to; ``None`` (over the API) for whatever the ref means now."""
-    server_name: str = ""
-    """Empty: named servers are not supported yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class Consent:
-    """All that a person is shown before they agree."""
-
-    resolved: ResolvedRef
-    policies: Sequence[VOPolicy]
-    is_built: bool
-    usual_seconds: float | None
-    server: Server
-    holder: Launch | None
-    """The launch that holds the person's server now."""
-    same_image: bool
-    """The server that runs, or the launch on its way, is of this very image."""
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """A launch that was just used up, and with what it runs."""
-
-    launch: Launch
-    image: RunnableImage
-    policy: VOPolicy
 
 
 class Launches:
@@ -405,7 +368,7 @@ class Launches:
     async def _resolve(self, spec: RepoSpec) -> ResolvedRef:
         provider = self._providers.get(spec.provider)
         if provider is None:
-            raise UnknownProvider(f"The provider “{spec.provider}” is switched off here.")
+            raise UnknownProvider(f"There is no provider “{spec.provider}” here.")
         return await provider.resolve(spec)
 
     async def _end(self, launch_id: LaunchId, allowed_from: Collection[LaunchState], text: str) -> bool:

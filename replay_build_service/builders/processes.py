@@ -85,7 +85,7 @@ def wait_gone(identity: ProcessIdentity, seconds: float) -> bool:
     while is_running(identity):
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.005)
+        time.sleep(0.005)  # The system has no event for the end of a process that is not our child.
     return True
 
 
@@ -110,7 +110,7 @@ def end_tree(identity: ProcessIdentity, folder: Path, seconds: float = 10.0) -> 
             process.kill()
     while (left := list(_left_behind(identity, folder))) and time.monotonic() < deadline:
         _kill(left)
-        time.sleep(0.005)
+        time.sleep(0.005)  # The system has no event for the end of a process that is not our child.
     wait_gone(identity, max(0.0, deadline - time.monotonic()))
 
 

@@ -7,9 +7,8 @@ from typing import Any
 from pydantic import ValidationError
 from tornado import web
 
-from replay_build_service.domain import NO_NAMED_SERVERS, LaunchId, Person
+from replay_build_service.domain import NO_NAMED_SERVERS, LaunchId, Person, Planned, Wish
 from replay_build_service.errors import Refused, SourceFault
-from replay_build_service.launches import Planned, Wish
 from replay_build_service.schemas import (
     LaunchModel,
     LaunchPlan,

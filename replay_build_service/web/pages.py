@@ -6,8 +6,7 @@ from urllib.parse import parse_qs, quote, urlencode
 
 from tornado import web
 
-from replay_build_service.domain import Launch, LaunchId, LaunchState, Server, ServerStatus
-from replay_build_service.launches import Consent, Wish
+from replay_build_service.domain import Consent, Launch, LaunchId, LaunchState, Server, ServerStatus, Wish
 from replay_build_service.links import RepoSpec, safe_urlpath
 from replay_build_service.schemas import LaunchModel, LinkPreview, Refusal
 from replay_build_service.web.base import PageHandler

@@ -17,6 +17,7 @@ import replay_build_service
 from replay_build_service.domain import (
     BuildId,
     BuildRecipe,
+    Consent,
     ImageName,
     Launch,
     LaunchId,
@@ -29,7 +30,6 @@ from replay_build_service.domain import (
     ServerStatus,
     VOPolicy,
 )
-from replay_build_service.launches import Consent
 from replay_build_service.links import Repository, RepoSpec
 from replay_build_service.schemas import LinkPreview, Refusal
 from replay_build_service.web import make_templates

@@ -24,10 +24,10 @@ from replay_build_service.domain import (
     Person,
     Phase,
     Resources,
+    Wish,
     launch_stream,
 )
 from replay_build_service.errors import NotPermitted
-from replay_build_service.launches import Wish
 from replay_build_service.policies import PolicySet
 from replay_build_service.schemas import LaunchModel, PlanRequest
 from replay_build_service.web import encode_event, make_application, make_templates
