@@ -21,7 +21,7 @@ from traitlets import Bool, Dict, Enum, Float, Integer, List, Unicode
 from traitlets.config.application import Application, catch_config_error
 
 from replay_build_service.builders.base import Builder
-from replay_build_service.builders.venv import VenvBuilder, VenvBuilderSettings, running_version
+from replay_build_service.builders.venv.builder import VenvBuilder, VenvBuilderSettings, running_version
 from replay_build_service.builds import Builds
 from replay_build_service.db import Store, UnusableDatabase, open_database, shown_url, upgrade
 from replay_build_service.domain import Resources

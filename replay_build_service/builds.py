@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Protocol, cast
 
 from replay_build_service.builders.base import Builder, LogRecord, RunningBuild, SessionCommand
 from replay_build_service.domain import (
@@ -27,7 +27,7 @@ from replay_build_service.domain import (
     RunnableImage,
     build_stream,
 )
-from replay_build_service.errors import SourceFault
+from replay_build_service.errors import ReplayError, SourceFault
 from replay_build_service.events import EventFeed
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,8 @@ class BuildStore(Protocol):
     async def join_build(self, job: BuildJob, requested_by: str) -> tuple[Build, bool] | None: ...
     async def get_build(self, build_id: BuildId) -> Build | None: ...
     async def unfinished_builds(self) -> Sequence[Build]: ...
-    async def known_build_ids(self) -> frozenset[BuildId]: ...
+    async def kept_build_ids(self) -> frozenset[BuildId]: ...
+    async def last_image(self, job: BuildJob) -> RunnableImage | None: ...
     async def lease_build(self, build_id: BuildId, owner: str, duration: timedelta) -> bool: ...
     async def mark_running(self, build_id: BuildId) -> None: ...
     async def finish_build(self, build_id: BuildId, outcome: RunnableImage | BuildFailure, text: str) -> bool: ...
@@ -70,6 +71,8 @@ class _Driving:
     is_cancelled: bool = False
     faults: int = 0
     """How often driving it broke since it last came on."""
+    fault: ReplayError | None = None
+    """What broke it last, where a person can be told."""
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -96,6 +99,8 @@ class Builds:
         self._driven: dict[BuildId, _Driving] = {}
         self.is_ending = False
         """This process ends its builds with itself, so that no other begins."""
+        self._doubted: set[RunnableImage] = set()
+        """Images of which a server could not be started: looked at thoroughly before they are used again."""
         self._in_slot: set[BuildId] = set()
         self._slots_changed = asyncio.Event()
         """Replaced each time, so that all who wait for a slot look again."""
@@ -105,13 +110,21 @@ class Builds:
         return ImageName.of(resolved, self._builder.recipe)
 
     async def find(self, name: ImageName) -> RunnableImage | None:
-        """The image, if it was built and is whole."""
+        """The image, if it was built and is whole. Raises `SourceFault` where that cannot be known now."""
         image = await self._store.find_image(name)
-        if image is not None and not await self._builder.exists(image):
-            log.warning("The image %s was built and is gone or damaged; it will be built again", name)
-            await self._store.forget_image(name, image)
+        if image is None:
             return None
-        return image
+        is_whole = await self._builder.exists(image, thoroughly=image in self._doubted)
+        self._doubted.discard(image)
+        if is_whole:
+            return image
+        log.warning("The image %s was built and is gone or damaged; it will be built again", name)
+        await self._store.forget_image(name, image)
+        return None
+
+    def doubt(self, image: RunnableImage) -> None:
+        """A server of this image could not be started: perhaps it is damaged."""
+        self._doubted.add(image)
 
     async def ensure(self, resolved: ResolvedRef, requested_by: str) -> RunnableImage | Build:
         """The image, if it is there; else the one build of it, started now or joined.
@@ -134,13 +147,15 @@ class Builds:
 
     async def recover(self) -> None:
         """Find again what an earlier process left: re-attach to what runs, end what is gone, remove what nobody knows."""
+        unfinished = await self._store.unfinished_builds()
         try:
-            for build_id in await self._builder.sweep(await self._store.known_build_ids()):
+            running = [build.id for build in unfinished]
+            for build_id in await self._builder.sweep(running, await self._store.kept_build_ids()):
                 log.info("Removed what was left of build %s", build_id)
         except Exception:
             # Room on a disk, no more: people need the service.
             log.exception("Could not remove what ended builds have left")
-        for build in await self._store.unfinished_builds():
+        for build in unfinished:
             log.info("Found build %s of %s again", build.id, build.job.image_name)
             if build.status is BuildStatus.RUNNING:
                 # It runs already, so it has a slot: making it wait for one would hide its log.
@@ -178,9 +193,9 @@ class Builds:
         for driving in driven:
             await driving.done.wait()
 
-    def session(self, image: RunnableImage) -> SessionCommand:
-        """How a server is started from an image."""
-        return self._builder.session(image)
+    async def session(self, image: RunnableImage) -> SessionCommand:
+        """How a server is started from an image. Raises `SourceFault` where that cannot be known now."""
+        return await self._builder.session(image)
 
     # from here on: one build's way
 
@@ -197,10 +212,11 @@ class Builds:
                     if driving.faults < MOST_FAULTS:
                         await self._drive_once(driving)
                     else:
-                        await self._end(build, _internal_failure(build))
-                except Exception:
+                        await self._end(build, _given_up(driving))
+                except Exception as error:
                     # A database that does not answer must not end the service nor the build, which goes on by itself: tried again.
                     driving.faults += 1
+                    driving.fault = _told_to_people(error)
                     log.exception("Driving build %s broke, for the %d. time in a row", build.id, driving.faults)
                     await asyncio.sleep(RETRY_SECONDS)
         finally:
@@ -266,7 +282,8 @@ class Builds:
             )
         stream = build_stream(build.id)
         try:
-            running = driving.running = await self._builder.start(build.job)
+            cache_from = await self._store.last_image(build.job)
+            running = driving.running = await self._builder.start(build.job, cache_from)
         except OSError:
             log.exception("Build %s could not be started", build.id)
             return _internal_failure(build)
@@ -299,15 +316,33 @@ class Builds:
             text = "The environment is built."
         await self._store.finish_build(build.id, outcome, text)
         self._feed.notify(build_stream(build.id))
-        if isinstance(outcome, BuildFailure):
-            try:
+        try:
+            if isinstance(outcome, BuildFailure):
                 await self._builder.discard(build.job)
-            except OSError:
-                log.exception("Could not remove what build %s left; the next start tries again", build.id)
+            else:
+                await self._builder.tidy(build.job)
+        except (OSError, SourceFault):
+            log.exception("Could not remove what build %s left; the next start tries again", build.id)
 
 
 class _LostBuild(Exception):
     """Another replica drives this build: leave it to that one."""
+
+
+def _told_to_people(error: Exception) -> ReplayError | None:
+    """The error that has a sentence, also where a group of tasks wrapped it."""
+    if isinstance(error, ReplayError):
+        return error
+    if isinstance(error, ExceptionGroup):  # of a group of tasks
+        inside = cast("tuple[Exception, ...]", error.exceptions)  # pyright: ignore[reportUnknownMemberType] - generic without an argument
+        return next((found for inner in inside if (found := _told_to_people(inner))), None)
+    return None
+
+
+def _given_up(driving: _Driving) -> BuildFailure:
+    if driving.fault is not None:
+        return BuildFailure(FailureReason.INTERNAL, driving.fault.sentence)
+    return _internal_failure(driving.build)
 
 
 def _internal_failure(build: Build) -> BuildFailure:

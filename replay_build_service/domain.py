@@ -86,6 +86,21 @@ class RunnableImage:
     """Where it lies: a folder, or the registry's name of it."""
 
 
+@dataclass(frozen=True, slots=True)
+class ImageConfiguration:
+    """What an image says of how it wants to be run (OCI image configuration, ``config``)."""
+
+    user: str = ""
+    """Name or number, with or without a group; empty means root."""
+    working_dir: str = ""
+    home: str | None = None
+    """Its ``HOME``, where it sets one."""
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    exposed_ports: tuple[str, ...] = ()
+    """Such as ``8888/tcp``."""
+
+
 class Phase(StrEnum):
     """The phases that a launch goes through, in BinderHub's words."""
 

@@ -88,7 +88,7 @@ class Launches:
         self._policies = policies
         self._feed = feed
         self._tasks = tasks
-        self._starts = Starts(store, hub, feed)
+        self._starts = Starts(store, hub, feed, builds.doubt)
 
     async def consent(self, person: Person, repo: str, server_name: str = "") -> Consent:
         """What would run, for the page that asks. Starts nothing and stores nothing."""

@@ -6,7 +6,7 @@ the whole way from a click to a notebook.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from datetime import UTC, datetime
 from typing import Protocol, assert_never
 
@@ -81,10 +81,12 @@ class StartStore(Protocol):
 class Starts:
     """Starts and stops servers for launches."""
 
-    def __init__(self, store: StartStore, hub: Hub, feed: EventFeed) -> None:
+    def __init__(self, store: StartStore, hub: Hub, feed: EventFeed, doubt: Callable[[RunnableImage], None]) -> None:
+        """``doubt`` is told of each image of which a server could not be started."""
         self._store = store
         self._hub = hub
         self._feed = feed
+        self._doubt = doubt
 
     async def start(self, launch: Launch, server: Server | None) -> None:
         """Have the hub start the server of a launch whose image is there, and follow it.
@@ -150,6 +152,9 @@ class Starts:
         if await self._store.move_launch(launch_id, active, LaunchState.FAILED, failure=sentence, event=event):
             log.info("Launch %s failed: %r", launch_id, sentence[:300])
             self._feed.notify(launch_stream(launch_id))
+            launch = await self._store.get_launch(launch_id)
+            if launch is not None and launch.image is not None:
+                self._doubt(launch.image)
 
     async def _is_settled(self, launch: Launch) -> bool:
         """Put on record what the hub says of the server now; false while it is still starting."""

@@ -201,7 +201,7 @@ c.JupyterHub.load_roles.append({{
 
     def runners(self) -> list[psutil.Process]:
         """The processes of builds, one for each that runs."""
-        return self.processes("replay_build_service.builders.venv_runner")
+        return self.processes("replay_build_service.builders.venv.runner")
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """What the service's database holds, read beside it."""

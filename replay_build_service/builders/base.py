@@ -8,7 +8,16 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from replay_build_service.domain import BuildFailure, BuildId, BuildJob, BuildRecipe, EventKind, Phase, RunnableImage
+from replay_build_service.domain import (
+    BuildFailure,
+    BuildId,
+    BuildJob,
+    BuildRecipe,
+    EventKind,
+    ImageConfiguration,
+    Phase,
+    RunnableImage,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,8 @@ class SessionCommand:
     environment: Mapping[str, str]
     source: str | None
     """A folder whose content becomes the session's own folder; ``None`` where the image brings it."""
+    configuration: ImageConfiguration | None = None
+    """What the image itself says of how it wants to be run; ``None`` where it is no container image."""
 
 
 class RunningBuild(Protocol):
@@ -49,7 +60,7 @@ class RunningBuild(Protocol):
         ...
 
     async def outcome(self) -> RunnableImage | BuildFailure:
-        """How it ended. Only after `follow` has ended."""
+        """How it ended. Only after `follow` has ended. Raises `SourceFault` where that cannot be known now."""
         ...
 
     async def cancel(self) -> None:
@@ -63,28 +74,37 @@ class Builder(Protocol):
     @property
     def recipe(self) -> BuildRecipe: ...
 
-    async def start(self, job: BuildJob) -> RunningBuild:
+    async def start(self, job: BuildJob, cache_from: RunnableImage | None = None) -> RunningBuild:
         """Start the build, detached from this process, or attach to it where it was started before.
 
-        A repository that cannot be built is a failure of the build, told by its `outcome`. Raises `OSError`.
+        ``cache_from`` is an earlier image of the same repository, whose parts may be used again. A repository that cannot
+        be built is a failure of the build, told by its `outcome`. Raises `OSError`.
         """
         ...
 
-    async def sweep(self, known: Collection[BuildId]) -> Sequence[BuildId]:
-        """Remove what builds left that nobody knows any more, and say which. Raises `OSError`.
+    async def sweep(self, running: Collection[BuildId], kept: Collection[BuildId]) -> Sequence[BuildId]:
+        """Remove what builds left of which nothing is wanted any more, and say which. Raises `OSError`.
 
-        What cannot be removed is logged and left for the next time.
+        ``running`` have not ended; of ``kept`` the image is kept. What cannot be removed is logged and left for the next
+        time.
         """
         ...
 
-    async def exists(self, image: RunnableImage) -> bool:
-        """Whether the image is whole and can be run now."""
+    async def exists(self, image: RunnableImage, *, thoroughly: bool = False) -> bool:
+        """Whether the image is whole and can be run now. ``thoroughly`` looks at all its parts, which takes longer.
+
+        Raises `SourceFault` where that cannot be known now.
+        """
+        ...
+
+    async def tidy(self, job: BuildJob) -> None:
+        """Remove what a build that made its image needs no more. The image stays. Raises `OSError`."""
         ...
 
     async def discard(self, job: BuildJob) -> None:
         """Remove all that a build which made no image has left. Ends what still runs of it."""
         ...
 
-    def session(self, image: RunnableImage) -> SessionCommand:
-        """How a server is started from this image."""
+    async def session(self, image: RunnableImage) -> SessionCommand:
+        """How a server is started from this image. Raises `SourceFault` where that cannot be known now."""
         ...

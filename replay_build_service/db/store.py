@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from replay_build_service.db.event_store import EventQueries, append
 from replay_build_service.db.launch_store import LaunchQueries
-from replay_build_service.db.rows import build_of, recipe_text, resolved_columns
+from replay_build_service.db.rows import build_of, recipe_of, recipe_text, resolved_columns
 from replay_build_service.db.tables import BuildRow, ImageRow, LaunchRow, StreamRow
 from replay_build_service.domain import (
     Build,
@@ -105,12 +105,25 @@ class Store(LaunchQueries, EventQueries):
             )
             return [build_of(row) for row in rows]
 
-    async def known_build_ids(self) -> frozenset[BuildId]:
-        """Builds whose files are wanted: those that run and those whose image is kept."""
+    async def kept_build_ids(self) -> frozenset[BuildId]:
+        """Builds whose image is kept."""
         async with self._reading() as session:
-            active = await session.scalars(select(BuildRow.id).where(BuildRow.active.is_(True)))
-            kept = await session.scalars(select(ImageRow.build_id))
-            return frozenset(BuildId(found) for found in [*active, *kept])
+            return frozenset(BuildId(found) for found in await session.scalars(select(ImageRow.build_id)))
+
+    async def last_image(self, job: BuildJob) -> RunnableImage | None:
+        """The image that the same builder made last of that job's repository; ``None`` where there is none."""
+        async with self._reading() as session:
+            rows = await session.execute(
+                select(ImageRow, BuildRow.recipe)
+                .join(BuildRow, BuildRow.id == ImageRow.build_id)
+                .where(BuildRow.repository == job.resolved.repository.url, ImageRow.name != str(job.image_name))
+                .order_by(ImageRow.created_at.desc())
+                .limit(20)
+            )
+            for image, recipe in rows:
+                if recipe_of(recipe).builder == job.recipe.builder:
+                    return RunnableImage(image.reference, image.location)
+            return None
 
     async def lease_build(self, build_id: BuildId, owner: str, duration: timedelta) -> bool:
         """Take or renew the right to drive a build; false where another holds it or the build is final."""

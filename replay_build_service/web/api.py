@@ -59,7 +59,7 @@ class PlanDoor(PlainHandler):
             request = PlanRequest.model_validate_json(self.request.body)
         except ValidationError as error:
             raise web.HTTPError(400, _first_problem(error)) from error
-        self.write_json(self._plan_of(await self._planned(request)))
+        self.write_json(await self._plan_of(await self._planned(request)))
 
     async def _planned(self, request: PlanRequest) -> Planned:
         launches = self.site.launches
@@ -74,9 +74,9 @@ class PlanDoor(PlainHandler):
         wish = Wish(request.repo, request.vo, request.urlpath, None, request.server_name)
         return await launches.create_now(person, wish)
 
-    def _plan_of(self, planned: Planned) -> LaunchPlan:
+    async def _plan_of(self, planned: Planned) -> LaunchPlan:
         launch, resources = planned.launch, planned.policy.resources
-        session = self.site.builds.session(planned.image)
+        session = await self.site.builds.session(planned.image)
         return LaunchPlan(
             launch=launch.id,
             vo=launch.vo,

@@ -20,11 +20,11 @@ import pytest
 import stamina
 
 from demo.git_server import GitServer
-from replay_build_service.builders import venv
 from replay_build_service.builders.base import LogRecord, RunningBuild
-from replay_build_service.builders.build_folder import REFERENCE_PREFIX, BuildFolder
-from replay_build_service.builders.tree_digest import remove_tree, tree_digest
-from replay_build_service.builders.venv import VenvBuilder, VenvBuilderSettings
+from replay_build_service.builders.detached import build as detached
+from replay_build_service.builders.detached.trees import remove_tree, tree_digest
+from replay_build_service.builders.venv.builder import VenvBuilder, VenvBuilderSettings
+from replay_build_service.builders.venv.folder import REFERENCE_PREFIX, EnvironmentFolder
 from replay_build_service.domain import (
     BuildFailure,
     BuildId,
@@ -164,7 +164,7 @@ def lines(log: list[LogRecord]) -> list[str]:
 
 def is_as_built(image: RunnableImage) -> bool:
     """Whether every file of the image is as it was when it got its name."""
-    folder = BuildFolder(Path(image.location))
+    folder = EnvironmentFolder(Path(image.location))
     return image.reference == REFERENCE_PREFIX + tree_digest(folder.path, (folder.source.name, folder.environment.name))
 
 
@@ -400,7 +400,7 @@ class TestLimits:
     ) -> None:
         builder = VenvBuilder(replace(settings, time_limit=3))
         await builder.start(job_for(forge, builder, {"postBuild*": WAITS}))
-        folder = BuildFolder(settings.builds_dir / "build1")
+        folder = EnvironmentFolder(settings.builds_dir / "build1")
         async for attempt in stamina.retry_context(on=AssertionError, timeout=20, wait_max=0.1, attempts=None):
             with attempt:
                 assert folder.exit.exists()
@@ -411,10 +411,10 @@ class TestLimits:
     ) -> None:
         job = job_for(forge, VenvBuilder(settings), {"postBuild*": LEAVES_SESSION})
         position = await until_line(await VenvBuilder(settings).start(job), "ready")
-        identity = BuildFolder(settings.builds_dir / "build1").read_process()
+        identity = EnvironmentFolder(settings.builds_dir / "build1").read_process()
         assert identity is not None
         os.kill(identity.pid, signal.SIGSTOP)
-        monkeypatch.setattr(venv, "_BACKSTOP", 0.0)
+        monkeypatch.setattr(detached, "BACKSTOP", 0.0)
         build = await VenvBuilder(replace(settings, time_limit=0.1)).start(job)
         await log_of(build, position)
         outcome = await build.outcome()
@@ -482,7 +482,7 @@ class TestDetached:
         parts.write_bytes(pickle.dumps((settings, job)))
         starts_and_dies = (
             "import asyncio, os, pickle, sys\n"
-            "from replay_build_service.builders.venv import VenvBuilder\n"
+            "from replay_build_service.builders.venv.builder import VenvBuilder\n"
             "settings, job = pickle.load(open(sys.argv[1], 'rb'))\n"
             "asyncio.run(VenvBuilder(settings).start(job))\n"
             "os.kill(os.getpid(), 9)\n"
@@ -500,9 +500,9 @@ class TestDetached:
     ) -> None:
         build = await builder.start(job_for(forge, builder, {"postBuild*": WAITS}))
         await until_line(build, "ready")
-        folder = BuildFolder(settings.builds_dir / "build1")
+        folder = EnvironmentFolder(settings.builds_dir / "build1")
         before = folder.process.read_text(), folder.log.read_bytes()
-        command = (sys.executable, "-m", "replay_build_service.builders.venv_runner", str(folder.path))
+        command = (sys.executable, "-m", "replay_build_service.builders.venv.runner", str(folder.path))
         second = subprocess.run(command, check=False, capture_output=True, text=True, timeout=20)
         assert (second.returncode, second.stderr) == (3, "This build has a runner already.\n")
         assert (folder.process.read_text(), folder.log.read_bytes()) == before
@@ -515,7 +515,7 @@ class TestDetached:
     ) -> None:
         build = await builder.start(job_for(forge, builder, {"postBuild*": script}))
         position = await until_line(build, "ready")
-        identity = BuildFolder(settings.builds_dir / "build1").read_process()
+        identity = EnvironmentFolder(settings.builds_dir / "build1").read_process()
         assert identity is not None
         os.kill(identity.pid, signal.SIGKILL)
         await log_of(build, position)
@@ -532,7 +532,7 @@ class TestDetached:
     ) -> None:
         job = job_for(forge, builder, {"postBuild*": script})
         position = await until_line(await builder.start(job), "ready")
-        identity = BuildFolder(settings.builds_dir / "build1").read_process()
+        identity = EnvironmentFolder(settings.builds_dir / "build1").read_process()
         assert identity is not None
         if halted:
             os.kill(identity.pid, signal.SIGSTOP)
@@ -600,18 +600,18 @@ class TestDetached:
                 raise RecursionError("maximum recursion depth exceeded")
             remove_tree(folder)
 
-        monkeypatch.setattr(venv, "remove_tree", breaks)
-        assert await builder.sweep(()) == ["older", "a", "z"]
+        monkeypatch.setattr(detached, "remove_tree", breaks)
+        assert await builder.sweep((), ()) == ["older", "a", "z"]
         assert sorted(path.name for path in settings.builds_dir.iterdir()) == [".removing-stuck-too", "stuck"]
         monkeypatch.undo()
-        assert await builder.sweep(()) == ["stuck-too", "stuck"]
+        assert await builder.sweep((), ()) == ["stuck-too", "stuck"]
         assert list(settings.builds_dir.iterdir()) == []
 
     async def test_a_sweep_removes_what_nobody_knows(
         self, forge: GitServer, builder: VenvBuilder, settings: VenvBuilderSettings
     ) -> None:
         images = [(await built(builder, job_for(forge, builder, {}, name)))[0] for name in ("known", "unknown")]
-        assert await builder.sweep({BuildId("known")}) == ["unknown"]
+        assert await builder.sweep((), {BuildId("known")}) == ["unknown"]
         assert [await builder.exists(image) for image in images] == [True, False]
 
 
@@ -647,7 +647,7 @@ class TestSessions:
             replace(settings, base_requirements=VenvBuilderSettings(builds_dir=home).base_requirements)
         )
         image, _ = await built(builder, job_for(forge, builder, {"requirements.txt": "six==1.16.0\n"}))
-        session = builder.session(image)
+        session = await builder.session(image)
         environment = {
             **settings.environment,
             **{name: value.replace("{home}", str(home)) for name, value in session.environment.items()},

@@ -143,16 +143,21 @@ class FakeBuilder:
         self.discarded: list[BuildId] = []
         self.swept_but: frozenset[BuildId] | None = None
         self.gone: set[RunnableImage] = set()
+        self.damaged: set[RunnableImage] = set()
+        """What only a thorough look finds."""
+        self.tidied: list[BuildId] = []
+        self.cached_from: list[RunnableImage | None] = []
         self.error: Exception | None = None
         self.started = asyncio.Event()
 
-    async def start(self, job: BuildJob) -> FakeRunning:
+    async def start(self, job: BuildJob, cache_from: RunnableImage | None = None) -> FakeRunning:
         if self.error is not None:
             raise self.error
         if job.build_id in self.running:
             self.attached.append(job.build_id)
         else:
             self.jobs.append(job)
+            self.cached_from.append(cache_from)
             self.running[job.build_id] = FakeRunning()
         self.started.set()
         return self.running[job.build_id]
@@ -164,17 +169,20 @@ class FakeBuilder:
             await self.started.wait()
         return self.running[self.jobs[count - 1].build_id]
 
-    async def exists(self, image: RunnableImage) -> bool:
-        return image not in self.gone
+    async def exists(self, image: RunnableImage, *, thoroughly: bool = False) -> bool:
+        return image not in self.gone and not (thoroughly and image in self.damaged)
 
     async def discard(self, job: BuildJob) -> None:
         self.discarded.append(job.build_id)
 
-    async def sweep(self, known: Collection[BuildId]) -> Sequence[BuildId]:
-        self.swept_but = frozenset(known)
+    async def tidy(self, job: BuildJob) -> None:
+        self.tidied.append(job.build_id)
+
+    async def sweep(self, running: Collection[BuildId], kept: Collection[BuildId]) -> Sequence[BuildId]:
+        self.swept_but = frozenset([*running, *kept])
         return []
 
-    def session(self, image: RunnableImage) -> SessionCommand:
+    async def session(self, image: RunnableImage) -> SessionCommand:
         return SessionCommand(["run"], {}, None)
 
 

@@ -12,18 +12,18 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from replay_build_service.builders.base import LogRecord
-from replay_build_service.builders.build_folder import BuildFolder
-from replay_build_service.builders.build_log import MAX_RECORDS, LogWriter, read_chunk
-from replay_build_service.builders.interpreters import Interpreter, choose_interpreter, parse_interpreters, refusal
-from replay_build_service.builders.repository_files import (
+from replay_build_service.builders.detached.failures import Unbuildable, duration, size
+from replay_build_service.builders.detached.log import MAX_RECORDS, LogWriter, read_chunk
+from replay_build_service.builders.detached.terminal_text import MAX_LINE, LineSplitter, safe_line
+from replay_build_service.builders.detached.trees import protect_tree, remove_tree, tree_digest
+from replay_build_service.builders.venv.folder import EnvironmentFolder
+from replay_build_service.builders.venv.interpreters import Interpreter, choose_interpreter, parse_interpreters, refusal
+from replay_build_service.builders.venv.repository_files import (
     EnvironmentRequest,
     PythonRequest,
-    Unbuildable,
     read_checkout,
 )
-from replay_build_service.builders.terminal_text import MAX_LINE, LineSplitter, safe_line
-from replay_build_service.builders.tree_digest import protect_tree, remove_tree, tree_digest
-from replay_build_service.builders.uv_messages import core_of_error, duration, failure_of_install, size
+from replay_build_service.builders.venv.uv_messages import core_of_error, failure_of_install
 from replay_build_service.domain import FailureReason, Phase
 
 PROJECT = "[project]\nname='x'\nversion='1'\n"
@@ -286,7 +286,7 @@ def test_a_build_that_writes_its_own_records_tells_of_nothing_but_its_own_way(tm
     ],
 )  # fmt: skip
 def test_what_a_build_damaged_reads_as_if_it_were_not_there(tmp_path: Path, text: str) -> None:
-    folder = BuildFolder(tmp_path)
+    folder = EnvironmentFolder(tmp_path)
     for path in (folder.process, folder.exit, folder.image):
         path.write_text(text)
     assert (folder.read_process(), folder.read_exit(), folder.read_image()) == (None, None, None)
@@ -298,7 +298,7 @@ def link_to_itself(path: Path) -> None:
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, link_to_itself])
 def test_what_is_no_file_is_not_read_and_holds_nobody_up(tmp_path: Path, make: Callable[[Path], None]) -> None:
-    folder = BuildFolder(tmp_path)
+    folder = EnvironmentFolder(tmp_path)
     for path in (folder.process, folder.exit, folder.image):
         make(path)
     assert (folder.read_process(), folder.read_exit(), folder.read_image()) == (None, None, None)

@@ -182,7 +182,7 @@ async def test_a_build_ends_once_together_with_its_last_event(
     assert not await store.append_log(stream, [line("too late")], 0, 1)
     assert await texts(other, stream) == ["the end"]
     assert await other.find_image(job.image_name) == build.image
-    assert await other.known_build_ids() == ({job.build_id} if build.image else frozenset())
+    assert await other.kept_build_ids() == ({job.build_id} if build.image else frozenset())
 
 
 async def test_events_of_many_writers_have_no_gap_and_no_repeat(store: Store, other: Store) -> None:

@@ -16,8 +16,9 @@ from typing import Any, cast
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-from replay_build_service.builders.tree_digest import is_deeper
-from replay_build_service.domain import BuildFailure, FailureReason
+from replay_build_service.builders.detached.failures import Unbuildable
+from replay_build_service.builders.detached.trees import is_deeper
+from replay_build_service.domain import FailureReason
 
 _CONFIGURATION_FOLDERS = ("binder", ".binder")
 
@@ -44,14 +45,6 @@ _OTHER_ENGINES = {
     "start": "a start script of its own",
 }
 """Each replaces or accompanies the Python environment in repo2docker, so leaving it aside would build something else."""
-
-
-class Unbuildable(Exception):
-    """The checkout asks for what cannot be built. ``failure`` has the reason and the sentence."""
-
-    def __init__(self, reason: FailureReason, message: str) -> None:
-        super().__init__(message)
-        self.failure = BuildFailure(reason, message)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from replay_build_service.builders.detached.failures import size
 from replay_build_service.domain import BuildFailure, FailureReason
 
 _LONGEST = 400
@@ -56,16 +57,3 @@ def core_of_error(lines: Sequence[str]) -> str:
     text = " ".join(told).replace("we can conclude that ", "") or "uv gave no reason."
     text = text if len(text) <= _LONGEST else text[: _LONGEST - 1].rstrip() + "…"
     return text if text.endswith((".", "…", "!")) else f"{text}."
-
-
-def size(number: int) -> str:
-    """Bytes as people say them: ``50 MB``."""
-    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if number >= unit:
-            return f"{number / unit:.3g} {name}"
-    return f"{number} bytes"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: ``30 minutes``."""
-    return f"{seconds / 60:g} minutes" if seconds >= 120 and seconds % 60 == 0 else f"{seconds:g} s"

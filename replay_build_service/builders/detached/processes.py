@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from replay_build_service.builders.build_folder import ProcessIdentity
+from replay_build_service.builders.detached.folder import ProcessIdentity
 
 _SAME_START = 1.0
 """Seconds. psutil derives the start from the time of boot, which moves a little when the clock is set."""

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from replay_build_service.builders.base import LogChunk, LogRecord
-from replay_build_service.builders.terminal_text import MAX_LINE, safe_line
+from replay_build_service.builders.detached.terminal_text import MAX_LINE, safe_line
 from replay_build_service.domain import EventKind, Phase
 
 MAX_RECORDS = 500

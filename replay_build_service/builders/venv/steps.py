@@ -9,26 +9,29 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Self
 
-from replay_build_service.builders.build_commands import BuildCommands, capture
-from replay_build_service.builders.build_folder import BuildFolder, ImageRecord, Instructions
-from replay_build_service.builders.interpreters import (
+from replay_build_service.builders.detached.commands import BuildCommands, capture
+from replay_build_service.builders.detached.failures import Unbuildable
+from replay_build_service.builders.detached.log import LogWriter
+from replay_build_service.builders.venv.folder import EnvironmentFolder, ImageRecord, Instructions
+from replay_build_service.builders.venv.interpreters import (
     choose_interpreter,
     parse_interpreters,
     refusal,
     requested_of_uv,
 )
-from replay_build_service.builders.repository_files import (
+from replay_build_service.builders.venv.repository_files import (
     EnvironmentRequest,
     PythonRequest,
-    Unbuildable,
     check_depth,
     read_checkout,
 )
-from replay_build_service.builders.tree_digest import protect_tree, remove_tree, tree_digest
-from replay_build_service.builders.uv_messages import failure_of_install, memory_hint
-from replay_build_service.builders.venv_session import session_start_script
+from replay_build_service.builders.detached.trees import protect_tree, remove_tree, tree_digest
+from replay_build_service.builders.venv.uv_messages import failure_of_install, memory_hint
+from replay_build_service.builders.venv.session import session_start_script
 from replay_build_service.domain import FailureReason, Phase
 from replay_build_service.errors import ReplayError
 from replay_build_service.git import fetch_commit
@@ -47,13 +50,33 @@ class _ChosenPython:
 class EnvironmentSteps:
     """One build of an environment, in its folder."""
 
-    folder: BuildFolder
+    folder: EnvironmentFolder
     instructions: Instructions
     commands: BuildCommands
     environment: Mapping[str, str]
     """The runner's own, which the service has cleaned."""
 
-    async def build(self) -> ImageRecord:
+    @classmethod
+    def of(cls, folder: EnvironmentFolder, log: LogWriter) -> Self:
+        """The steps that the folder's instructions ask for."""
+        job = Instructions.from_json(folder.instructions.read_text(encoding="utf-8"))
+        return cls(folder, job, BuildCommands(log, job.output_limit, job.memory_limit), dict(os.environ))
+
+    @property
+    def time_limit(self) -> float:
+        return self.instructions.time_limit
+
+    def clear(self, *, has_failed: bool) -> None:
+        """Of a failed build all goes: it is of no use, and on a full disk in the way of saying so."""
+        if not has_failed:
+            return
+        folder = self.folder
+        folder.image.unlink(missing_ok=True)
+        for part in (folder.environment, folder.source, folder.home, folder.temporary):
+            with suppress(OSError):
+                remove_tree(part)
+
+    async def build(self) -> str:
         """All steps, up to ``image.json``. Raises `Unbuildable`, and `OSError` where the disk fails."""
         await self._fetch()
         request = read_checkout(self.folder.source)
@@ -63,7 +86,7 @@ class EnvironmentSteps:
         await self._install(request)
         if request.post_build is not None:
             await self._post_build(request.post_build)
-        return await asyncio.to_thread(self._finish)
+        return (await asyncio.to_thread(self._finish)).digest
 
     async def _fetch(self) -> None:
         job = self.instructions

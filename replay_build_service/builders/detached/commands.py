@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from replay_build_service.builders.build_log import LogWriter
-from replay_build_service.builders.processes import end_descendants
-from replay_build_service.builders.repository_files import Unbuildable
-from replay_build_service.builders.terminal_text import LineSplitter
-from replay_build_service.builders.uv_messages import size
+from replay_build_service.builders.detached.failures import Unbuildable, size
+from replay_build_service.builders.detached.log import LogWriter
+from replay_build_service.builders.detached.processes import end_descendants
+from replay_build_service.builders.detached.terminal_text import LineSplitter
 from replay_build_service.domain import FailureReason
 
 _KEPT_LINES = 200
@@ -35,6 +35,38 @@ class CommandResult:
     last_lines: tuple[str, ...]
 
 
+class Output(Protocol):
+    """Takes what a program prints, as its pipe gives it, and writes it to the build's log."""
+
+    def feed(self, data: bytes) -> list[str]:
+        """The lines that these bytes complete, which are in the log now. Raises `OSError`."""
+        ...
+
+    def finish(self) -> list[str]:
+        """What came after the last line's end. Raises `OSError`."""
+        ...
+
+
+class PlainOutput:
+    """Lines of text, as most programs print them."""
+
+    def __init__(self, log: LogWriter) -> None:
+        self._log = log
+        self._splitter = LineSplitter()
+
+    def feed(self, data: bytes) -> list[str]:
+        """See `Output`."""
+        return self._told(self._splitter.feed(data))
+
+    def finish(self) -> list[str]:
+        """See `Output`."""
+        return self._told(self._splitter.finish())
+
+    def _told(self, lines: list[str]) -> list[str]:
+        self._log.lines(lines)
+        return lines
+
+
 class BuildCommands:
     """Runs one program after the other. What they print goes to the log, line by line, and counts together."""
 
@@ -46,7 +78,9 @@ class BuildCommands:
         self._process: subprocess.Popen[bytes] | None = None
         self._has_ended = asyncio.Event()
 
-    async def run(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> CommandResult:
+    async def run(
+        self, command: Sequence[str], folder: Path, environment: Mapping[str, str], output: Output | None = None
+    ) -> CommandResult:
         """Runs a program to its end, and ends whatever it left running.
 
         Raises `Unbuildable` beyond the limit on output, `OSError` where it cannot be started.
@@ -73,7 +107,7 @@ class BuildCommands:
             self._take_leave()
             last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
             async with asyncio.TaskGroup() as tasks:
-                reading = tasks.create_task(self._read(pipe, last_lines))
+                reading = tasks.create_task(self._read(pipe, output or PlainOutput(self.log), last_lines))
                 await self._has_ended.wait()
                 end_descendants()  # Whoever is left holds the pipe open.
             if not reading.result():
@@ -87,25 +121,20 @@ class BuildCommands:
             loop.remove_signal_handler(signal.SIGCHLD)
             pipe.close()
 
-    async def _read(self, pipe: object, last_lines: deque[str]) -> bool:
+    async def _read(self, pipe: object, output: Output, last_lines: deque[str]) -> bool:
         """Until the end of the output, or False at the limit, where the program is ended."""
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=_READ_BYTES)
         transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
-        splitter = LineSplitter()
         try:
             while data := await reader.read(_READ_BYTES):
                 self._printed += len(data)
-                lines = splitter.feed(data)
-                last_lines.extend(lines)
-                self.log.lines(lines)
+                last_lines.extend(output.feed(data))
                 if max(self._printed, self.log.written) > self._output_limit:
                     if self._process is not None and self._process.poll() is None:
                         self._process.kill()
                     return False
-            lines = splitter.finish()
-            last_lines.extend(lines)
-            self.log.lines(lines)
+            last_lines.extend(output.finish())
         finally:
             transport.close()
         return True

@@ -10,7 +10,7 @@ from typing import Any, cast
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-from replay_build_service.builders.repository_files import PythonRequest
+from replay_build_service.builders.venv.repository_files import PythonRequest
 
 
 @dataclass(frozen=True, slots=True)

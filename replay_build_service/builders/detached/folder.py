@@ -1,6 +1,6 @@
-"""What a build of an environment keeps on disk, and how: the one place that knows the names of its files.
+"""What a detached build keeps on disk, and how: the one place that knows the names of its files.
 
-Both sides use it: the service, and the runner that it starts detached. Every small file appears whole or not at all;
+Both sides use it: the service, and the runner that it starts. Every small file appears whole or not at all;
 those of which there may be only one (who runs the build, how it ended) are refused to whoever comes second.
 """
 
@@ -15,11 +15,9 @@ import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import cast
 
-from replay_build_service.domain import BuildFailure, FailureReason, RunnableImage
-
-REFERENCE_PREFIX = "venv@sha256:"
+from replay_build_service.domain import BuildFailure, FailureReason
 
 _MUCH = 1024 * 1024
 """Bytes; none of the files that are read whole comes near."""
@@ -28,32 +26,6 @@ _NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, 
 """What opening a file says that is gone or that a build has made unreadable. All else is a fault of the machine."""
 
 _REASONS = frozenset(FailureReason)
-
-
-@dataclass(frozen=True, slots=True)
-class Instructions:
-    """All that a runner needs to know. No secrets: the administrator's environment reaches it as its environment."""
-
-    url: str
-    version: str
-    outgoing_rules: str
-    """`OutgoingRules` as JSON."""
-    uv: str
-    base_requirements: tuple[str, ...]
-    default_python: str
-    python_downloads: bool
-    time_limit: float
-    output_limit: int
-    memory_limit: int | None
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        value = cast("dict[str, Any]", json.loads(text))
-        value["base_requirements"] = tuple(value["base_requirements"])
-        return cls(**value)
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +38,8 @@ class ProcessIdentity:
 
 
 @dataclass(frozen=True, slots=True)
-class ImageRecord:
-    """What ``image.json`` says: written last, so that its presence means that the environment is whole."""
-
-    digest: str
-    python: str
-    """``3.12``: the minor version, which names the folder of its packages."""
-    executables: tuple[str, ...]
-    """Paths below the build's folder without which nothing of it runs."""
-
-
-@dataclass(frozen=True, slots=True)
 class BuildFolder:
-    """One build's folder. The environment is built where it will run, as it cannot be moved."""
+    """One build's folder, whatever it makes."""
 
     path: Path
 
@@ -108,10 +69,6 @@ class BuildFolder:
         return self.path / "exit.json"
 
     @property
-    def image(self) -> Path:
-        return self.path / "image.json"
-
-    @property
     def home(self) -> Path:
         return self.path / "home"
 
@@ -123,17 +80,9 @@ class BuildFolder:
     def source(self) -> Path:
         return self.path / "src"
 
-    @property
-    def environment(self) -> Path:
-        return self.path / "venv"
-
-    @property
-    def session_start(self) -> Path:
-        return self.environment / "bin" / "replay-session"
-
     def read_process(self) -> ProcessIdentity | None:
         """Who runs or ran this build; ``None`` before its runner has begun."""
-        match _read(self.process):
+        match read_object(self.process):
             case {"pid": int(pid), "created": float() | int() as created} if 0 < pid < 2**31 and 0 <= created < 2**40:
                 return ProcessIdentity(pid, float(created))
             case _:
@@ -143,39 +92,25 @@ class BuildFolder:
         """Makes this process the build's runner. False where there was one before. Raises `OSError`."""
         return write_once(self.process, json.dumps(asdict(identity)))
 
-    def read_exit(self) -> RunnableImage | BuildFailure | None:
-        """How the build ended; ``None`` while it runs, and where it ended without a word."""
-        match _read(self.exit):
+    def read_exit(self) -> str | BuildFailure | None:
+        """How the build ended, with the digest of what it made; ``None`` while it runs, and where it ended without a word."""
+        match read_object(self.exit):
             case {"digest": str(digest)}:
-                return self.runnable(digest)
+                return digest
             case {"reason": str(reason), "message": str(message)} if reason in _REASONS:
                 return BuildFailure(FailureReason(reason), message)
             case _:
                 return None
 
-    def write_exit(self, outcome: ImageRecord | BuildFailure) -> bool:
-        """Says how it ended. False, and nothing changed, where that was said before. Raises `OSError`."""
+    def write_exit(self, outcome: str | BuildFailure) -> bool:
+        """Says how it ended: the digest of what it made, or why it failed. Raises `OSError`.
+
+        False, and nothing changed, where that was said before.
+        """
         value = (
-            {"digest": outcome.digest}
-            if isinstance(outcome, ImageRecord)
-            else {"reason": outcome.reason, "message": outcome.message}
+            {"digest": outcome} if isinstance(outcome, str) else {"reason": outcome.reason, "message": outcome.message}
         )
         return write_once(self.exit, json.dumps(value))
-
-    def read_image(self) -> ImageRecord | None:
-        match _read(self.image):
-            case {"digest": str(digest), "python": str(python), "executables": names}:
-                executables = _texts(names)
-                return None if executables is None else ImageRecord(digest, python, executables)
-            case _:
-                return None
-
-    def write_image(self, image: ImageRecord) -> None:
-        """Raises `OSError`."""
-        write_whole(self.image, json.dumps(asdict(image)))
-
-    def runnable(self, digest: str) -> RunnableImage:
-        return RunnableImage(f"{REFERENCE_PREFIX}{digest}", str(self.path))
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -213,16 +148,7 @@ def _write_beside(path: Path, text: str) -> str:
     return temporary
 
 
-def _texts(value: object) -> tuple[str, ...] | None:
-    """The members of a list that holds nothing but texts; ``None`` where it is none."""
-    if not isinstance(value, list):
-        return None
-    members = cast("list[object]", value)
-    texts = tuple(member for member in members if isinstance(member, str))
-    return texts if len(texts) == len(members) else None
-
-
-def _read(path: Path) -> Mapping[str, object] | None:
+def read_object(path: Path) -> Mapping[str, object] | None:
     """The JSON object in a small file; ``None`` where there is none.
 
     A build can reach its files. Whatever it made of them reads as if it were not there.
