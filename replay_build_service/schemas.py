@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from replay_build_service.domain import NO_NAMED_SERVERS, Launch
+from replay_build_service.domain import NO_NAMED_SERVERS, ImageConfiguration, Launch
 from replay_build_service.errors import BadLink
 from replay_build_service.links import MAX_SPEC_LENGTH, MAX_URLPATH_LENGTH, RepoSpec
 
@@ -56,6 +56,28 @@ class ResourcesModel(_Frozen):
     cpu_limit: float | None = None
 
 
+class ImageModel(_Frozen):
+    """What a container image says of how it wants to be run."""
+
+    user: str
+    """Name or number, with or without a group; empty means root."""
+    working_dir: str
+    home: str | None
+    """Its ``HOME``, where it sets one."""
+    entrypoint: list[str]
+    command: list[str]
+
+    @classmethod
+    def of(cls, configuration: ImageConfiguration) -> "ImageModel":
+        return cls(
+            user=configuration.user,
+            working_dir=configuration.working_dir,
+            home=configuration.home,
+            entrypoint=list(configuration.entrypoint),
+            command=list(configuration.command),
+        )
+
+
 class LaunchPlan(_Frozen):
     """All that the spawner needs to start a server of a launch."""
 
@@ -70,7 +92,9 @@ class LaunchPlan(_Frozen):
     image: str
     """What runs, by digest."""
     location: str
-    """Where the image lies: a folder, or the registry's name."""
+    """Where the image lies: a folder, ``registry/repository@sha256:…``, or an engine's image id, ``sha256:…``."""
+    container: ImageModel | None = None
+    """What a container image says of itself; none where it is a folder."""
     command: list[str]
     environment: dict[str, str]
     """May hold the placeholder ``{home}``: the session's own folder."""

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+from tests.containers.tools import why_no_engine
+
 ROOT = Path(__file__).resolve().parents[1]
 HUB55_PYTHON = Path(os.environ.get("REPLAY_TEST_HUB55_PYTHON", ROOT / ".venv-hub55" / "bin" / "python"))
 
@@ -52,6 +54,10 @@ def _no_linux() -> str | None:
     return None if Path("/proc/self/limits").exists() else "limits are read from Linux's /proc"
 
 
+def _no_registry() -> str | None:
+    return None if shutil.which("docker-registry") else "no docker-registry (Debian's package of that name)"
+
+
 _CHECKS: dict[str, Callable[[], str | None]] = {
     "browser": _no_browser,
     "hub55": _no_hub55,
@@ -59,6 +65,8 @@ _CHECKS: dict[str, Callable[[], str | None]] = {
     "git-server": _no_git_server,
     "pages": _no_pages,
     "linux": _no_linux,
+    "registry": _no_registry,
+    "engine": why_no_engine,
 }
 REQUIRED = frozenset(name for name in os.environ.get("REPLAY_TEST_REQUIRE", "").split(",") if name)
 """What this machine is to have: without it a test fails and is not skipped."""

@@ -399,7 +399,10 @@ def until_it_answers(address: str, process: "subprocess.Popen[bytes] | None", lo
 def make_repository(
     git: GitServer, work: Path, name: str, files: Mapping[str, str], *, executable: tuple[str, ...] = ()
 ) -> Repo:
-    """A new commit with exactly these files on ``main`` of a bare repository that ``git`` serves; ``work`` is its checkout."""
+    """A new commit with exactly these files on ``main`` of a bare repository that ``git`` serves; ``work`` is its checkout.
+
+    A text that begins with ``->`` makes a link.
+    """
     bare = git.root / f"{name}.git"
     if not bare.exists():
         work.mkdir(parents=True)
@@ -407,9 +410,12 @@ def make_repository(
         subprocess.run(["git", "init", "-q", "--bare", "-b", "main", str(bare)], check=True)
     for old in work.iterdir():
         if old.name != ".git":
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
+            shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
     for path, text in files.items():
         (work / path).parent.mkdir(parents=True, exist_ok=True)
+        if text.startswith("->"):
+            (work / path).symlink_to(text[2:])
+            continue
         (work / path).write_text(text)
         if path in executable:
             (work / path).chmod(0o755)

@@ -10,6 +10,7 @@ from tornado import web
 from replay_build_service.domain import NO_NAMED_SERVERS, LaunchId, Person, Planned, Wish
 from replay_build_service.errors import Refused, SourceFault
 from replay_build_service.schemas import (
+    ImageModel,
     LaunchModel,
     LaunchPlan,
     LaunchRequest,
@@ -85,6 +86,7 @@ class PlanDoor(PlainHandler):
             link=f"/v2/{launch.resolved.spec.text}",
             image=planned.image.reference,
             location=planned.image.location,
+            container=ImageModel.of(session.configuration) if session.configuration else None,
             command=list(session.command),
             environment=dict(session.environment),
             source=session.source,

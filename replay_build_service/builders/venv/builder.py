@@ -66,6 +66,7 @@ class VenvBuilderSettings:
     """Installed into every environment, in one resolution with what the repository asks for. pip is for its sessions."""
     time_limit: float = 1800.0
     output_limit: int = 50_000_000
+    repository_limit: int = 2_000_000_000
     memory_limit: int | None = None
     """Address space of each single program of a build. Not the memory of a build as a whole."""
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -128,6 +129,7 @@ class VenvBuilder:
             python_downloads=settings.python_downloads,
             time_limit=settings.time_limit,
             output_limit=settings.output_limit,
+            repository_limit=settings.repository_limit,
             memory_limit=settings.memory_limit,
         )
         write_whole(folder.instructions, instructions.to_json())

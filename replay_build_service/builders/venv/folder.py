@@ -27,6 +27,7 @@ class Instructions:
     python_downloads: bool
     time_limit: float
     output_limit: int
+    repository_limit: int
     memory_limit: int | None
 
     @classmethod

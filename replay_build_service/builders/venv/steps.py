@@ -29,13 +29,11 @@ from replay_build_service.builders.venv.repository_files import (
     check_depth,
     read_checkout,
 )
+from replay_build_service.builders.detached.sources import fetch_sources
 from replay_build_service.builders.detached.trees import protect_tree, remove_tree, tree_digest
 from replay_build_service.builders.venv.uv_messages import failure_of_install, memory_hint
 from replay_build_service.builders.venv.session import session_start_script
 from replay_build_service.domain import FailureReason, Phase
-from replay_build_service.errors import ReplayError
-from replay_build_service.git import fetch_commit
-from replay_build_service.outgoing import OutgoingRules
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +76,10 @@ class EnvironmentSteps:
 
     async def build(self) -> str:
         """All steps, up to ``image.json``. Raises `Unbuildable`, and `OSError` where the disk fails."""
-        await self._fetch()
+        job = self.instructions
+        await fetch_sources(
+            job.url, job.version, self.folder.source, job.outgoing_rules, job.repository_limit, self.commands.log
+        )
         request = read_checkout(self.folder.source)
         self.commands.log.enter(Phase.BUILDING, _announcement(request))
         python = await self._choose_python(request.python)
@@ -87,18 +88,6 @@ class EnvironmentSteps:
         if request.post_build is not None:
             await self._post_build(request.post_build)
         return (await asyncio.to_thread(self._finish)).digest
-
-    async def _fetch(self) -> None:
-        job = self.instructions
-        self.commands.log.enter(Phase.FETCHING, f"Fetching {job.url} at commit {job.version}.")
-        self.folder.source.mkdir()
-        try:
-            rules = OutgoingRules.from_json(job.outgoing_rules)
-            await fetch_commit(job.url, job.version, self.folder.source, rules)
-        except ReplayError as error:
-            raise Unbuildable(FailureReason.FETCH, error.sentence) from error
-        if (self.folder.source / ".gitmodules").exists():
-            self.commands.log.lines(["The repository has submodules, which are not fetched: their folders stay empty."])
 
     async def _choose_python(self, request: PythonRequest | None) -> _ChosenPython:
         job = self.instructions

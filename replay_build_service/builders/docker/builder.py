@@ -1,0 +1,298 @@
+"""The builder of a machine with a container engine: images made by repo2docker.
+
+Each build is a detached process with a folder of its own (`builders.detached`); what it does is in `steps`. With a
+registry, an image is pushed there and known by the digest of its manifest; without one, by its id in the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from replay_build_service.builders.base import RunningBuild, SessionCommand
+from replay_build_service.builders.detached.build import (
+    DetachedBuild,
+    FailedBuild,
+    folder_path,
+    launch_runner,
+    remove_build,
+    sweep_folders,
+)
+from replay_build_service.builders.detached.failures import disk_failure
+from replay_build_service.builders.detached.folder import BuildFolder, write_whole
+from replay_build_service.builders.docker.cgroup import BuildGroup
+from replay_build_service.builders.docker.engine import Engine, EngineFault
+from replay_build_service.builders.docker.image_check import refusal
+from replay_build_service.builders.docker.instructions import Instructions
+from replay_build_service.builders.docker.settings import DockerBuilderSettings
+from replay_build_service.domain import (
+    BuildFailure,
+    BuildId,
+    BuildJob,
+    BuildRecipe,
+    FailureReason,
+    ImageConfiguration,
+    ImageName,
+    RunnableImage,
+)
+from replay_build_service.errors import SourceFault
+
+log = logging.getLogger(__name__)
+
+ENGINE_PREFIX = "engine@"
+"""What the reference of an image begins with that is in no registry."""
+
+SESSION_COMMAND = ("jupyterhub-singleuser",)
+
+_RUNNER = "replay_build_service.builders.docker.runner"
+_MOST_CONFIGURATIONS = 1000
+
+
+class ImageRegistry(Protocol):
+    """What this builder asks of a registry. Each raises `SourceFault` where that cannot be known now."""
+
+    @property
+    def host(self) -> str:
+        """What the names of its images begin with."""
+        ...
+
+    async def exists(self, repository: str, reference: str) -> bool: ...
+    async def is_whole(self, repository: str, digest: str) -> bool:
+        """Whether the image is there with all its parts."""
+        ...
+
+    async def image_configuration(self, repository: str, digest: str) -> ImageConfiguration | None: ...
+    async def delete(self, repository: str, digest: str) -> bool: ...
+
+
+class DockerBuilder:
+    """Makes images with repo2docker. Implements `Builder`."""
+
+    def __init__(
+        self,
+        settings: DockerBuilderSettings,
+        recipe: BuildRecipe,
+        base_image: str,
+        engine: Engine,
+        registry: ImageRegistry | None,
+    ) -> None:
+        """``base_image`` is pinned, and part of the recipe. Without a registry, images stay in the engine."""
+        self.settings = settings
+        self._recipe = recipe
+        self._base_image = base_image
+        self._engine = engine
+        self._registry = registry
+        self._data_root: str | None = None
+        self._configurations: OrderedDict[str, ImageConfiguration] = OrderedDict()
+        """By reference, which always means the same image."""
+
+    @property
+    def recipe(self) -> BuildRecipe:
+        return self._recipe
+
+    def full_name(self, name: ImageName) -> str:
+        """``registry/prefix/repository:tag``."""
+        return f"{self._full_repository(name)}:{name.tag}"
+
+    def _repository(self, name: ImageName) -> str:
+        prefix = self.settings.image_prefix.strip("/")
+        return f"{prefix}/{name.repository}" if prefix else name.repository
+
+    def _full_repository(self, name: ImageName) -> str:
+        return f"{self._registry.host}/{self._repository(name)}" if self._registry else self._repository(name)
+
+    async def start(self, job: BuildJob, cache_from: RunnableImage | None = None) -> RunningBuild:
+        """Starts the build, or attaches to it where it was started before; returns once its runner has claimed it.
+
+        Where it cannot be started, the outcome of what is returned says why.
+        """
+        folder = self._folder(job.build_id)
+        if folder.read_process() is None and folder.read_exit() is None:
+            try:
+                instructions = await self._instructions(job, cache_from)
+                await asyncio.to_thread(self._prepare, folder, instructions)
+                await launch_runner(folder, _RUNNER, self._environment(folder))
+            except OSError as error:
+                return FailedBuild(disk_failure(error))
+        return _ImageBuild(folder, self.settings.time_limit, self, job)
+
+    def _folder(self, build_id: BuildId) -> BuildFolder:
+        return BuildFolder(folder_path(self.settings.builds_dir, build_id))
+
+    async def _instructions(self, job: BuildJob, cache_from: RunnableImage | None) -> Instructions:
+        settings = self.settings
+        return Instructions(
+            url=job.resolved.fetch_url,
+            version=job.resolved.version,
+            repository=job.resolved.repository.url,
+            outgoing_rules=settings.outgoing.to_json(),
+            image=self.full_name(job.image_name),
+            push=self._registry is not None,
+            cache_from=cache_from.location if cache_from is not None and self._is_in_registry(cache_from) else None,
+            base_image=self._base_image,
+            configuration_file=str(settings.configuration_file.resolve()) if settings.configuration_file else None,
+            build_arguments=settings.environment,
+            network=settings.network,
+            cgroup_parent=settings.cgroup_parent,
+            group=job.build_id,
+            engine=self._engine.host,
+            data_root=await self._local_data_root(),
+            time_limit=settings.time_limit,
+            output_limit=settings.output_limit,
+            repository_limit=settings.repository_limit,
+            disk_limit=settings.disk_limit,
+            free_disk=settings.free_disk,
+            memory_limit=settings.memory_limit,
+            process_limit=settings.process_limit,
+        )
+
+    async def _local_data_root(self) -> str | None:
+        """Where the engine keeps images, if that is on this machine: then its disk can be watched."""
+        if self._data_root is None and self._engine.host.startswith("unix:"):
+            try:
+                self._data_root = (await self._engine.info()).data_root
+            except EngineFault as error:
+                log.warning("The disk of builds is not watched: %s", error.detail)
+        return self._data_root
+
+    def _prepare(self, folder: BuildFolder, instructions: Instructions) -> None:
+        for path in (folder.path, folder.home, folder.temporary):
+            path.mkdir(parents=True, exist_ok=True)
+        folder.path.chmod(0o700)
+        write_whole(folder.instructions, instructions.to_json())
+
+    def _environment(self, folder: BuildFolder) -> dict[str, str]:
+        """All that the runner, repo2docker and the engine's command line get to see of this process."""
+        config = self.settings.docker_config or Path(os.environ.get("DOCKER_CONFIG", "~/.docker")).expanduser()
+        return {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "LANG": "C.UTF-8",
+            "PYTHONUNBUFFERED": "1",
+            **self.settings.environment,
+            "DOCKER_HOST": self._engine.host,
+            "DOCKER_CONFIG": str(config.resolve()),
+            "BUILDX_CONFIG": str(folder.temporary / "buildx"),
+            "HOME": str(folder.home),
+            "TMPDIR": str(folder.temporary),
+        }
+
+    async def outcome(self, job: BuildJob, digest: str) -> RunnableImage | BuildFailure:
+        """What a build that ended well has made. Raises `SourceFault` where registry or engine cannot say."""
+        if self._registry is None:
+            image = RunnableImage(f"{ENGINE_PREFIX}{digest}", digest)
+        else:
+            location = f"{self._full_repository(job.image_name)}@{digest}"
+            image = RunnableImage(location, location)
+        configuration = await self._find_configuration(image)
+        if configuration is None:
+            where = "the container engine" if self._registry is None else "the registry"
+            return BuildFailure(
+                FailureReason.REGISTRY if self._registry else FailureReason.ENGINE,
+                f"The image was built, but {where} of this site has it not. Open the link again; if that does not help, "
+                "tell those who run the site.",
+            )
+        failure = refusal(configuration)
+        if failure is not None and self._registry is not None:
+            await self._forget_pushed(self._registry, job, digest)
+        return failure or image
+
+    async def _forget_pushed(self, registry: ImageRegistry, job: BuildJob, digest: str) -> None:
+        try:
+            await registry.delete(self._repository(job.image_name), digest)
+        except SourceFault as error:
+            # Many registries allow no deletes; what lies there is used by nobody.
+            log.info("The refused image %s stays in the registry: %s", job.image_name, error)
+
+    async def exists(self, image: RunnableImage, *, thoroughly: bool = False) -> bool:
+        """Whether the image can be run now: the engine has it, or the registry does."""
+        if not self._is_in_registry(image):
+            return await self._engine.image(image.location) is not None
+        try:
+            if await self._engine.image(image.location) is not None:
+                return True
+        except EngineFault as error:
+            log.warning("Asking the registry alone for %s: %s", image.location, error.detail)
+        if self._registry is None:
+            return False
+        repository, digest = self._in_registry(self._registry, image)
+        if repository is None:
+            return False  # Of a registry that was configured before.
+        if thoroughly:
+            return await self._registry.is_whole(repository, digest)
+        return await self._registry.exists(repository, digest)
+
+    @staticmethod
+    def _is_in_registry(image: RunnableImage) -> bool:
+        return not image.reference.startswith(ENGINE_PREFIX)
+
+    @staticmethod
+    def _in_registry(registry: ImageRegistry, image: RunnableImage) -> tuple[str | None, str]:
+        """The repository within that registry, ``None`` for another's image; and the digest."""
+        name, _, digest = image.location.partition("@")
+        host = f"{registry.host}/"
+        return (name.removeprefix(host) if name.startswith(host) else None), digest
+
+    async def discard(self, job: BuildJob) -> None:
+        """Removes all that the build has left on disk and in the engine. Ends what still runs of it.
+
+        Raises `OSError`, and `EngineFault` where the engine cannot be asked.
+        """
+        await self.tidy(job)
+        await self._engine.remove_tag(self.full_name(job.image_name))
+
+    async def tidy(self, job: BuildJob) -> None:
+        """The image is in the registry or the engine: the folder goes. Raises `OSError`."""
+        await asyncio.to_thread(remove_build, self._folder(job.build_id))
+        await asyncio.to_thread(BuildGroup(job.build_id).remove)
+
+    async def sweep(self, running: Collection[BuildId], kept: Collection[BuildId]) -> list[BuildId]:
+        """Removes the folders of builds that have ended, and says which. Raises `OSError` where there is no looking."""
+        removed = await asyncio.to_thread(sweep_folders, self.settings.builds_dir, frozenset(running))
+        for build_id in removed:
+            await asyncio.to_thread(BuildGroup(build_id).remove)
+        return removed
+
+    async def session(self, image: RunnableImage) -> SessionCommand:
+        """How a server is started from this image. Raises `SourceFault` where its configuration cannot be had now."""
+        configuration = await self._find_configuration(image)
+        if configuration is None:
+            raise SourceFault("The image of this launch cannot be found any more. Open the repository's link again.")
+        return SessionCommand(SESSION_COMMAND, {}, None, configuration)
+
+    async def _find_configuration(self, image: RunnableImage) -> ImageConfiguration | None:
+        known = self._configurations.get(image.reference)
+        if known is not None:
+            self._configurations.move_to_end(image.reference)
+            return known
+        found = await self._ask_for_configuration(image)
+        if found is not None:
+            self._configurations[image.reference] = found
+            if len(self._configurations) > _MOST_CONFIGURATIONS:
+                self._configurations.popitem(last=False)
+        return found
+
+    async def _ask_for_configuration(self, image: RunnableImage) -> ImageConfiguration | None:
+        if self._is_in_registry(image) and self._registry is not None:
+            repository, digest = self._in_registry(self._registry, image)
+            if repository is not None:
+                return await self._registry.image_configuration(repository, digest)
+        in_engine = await self._engine.image(image.location)
+        return None if in_engine is None else in_engine.configuration
+
+
+@dataclass(frozen=True, slots=True)
+class _ImageBuild(DetachedBuild):
+    """A build that was started."""
+
+    builder: DockerBuilder
+    job: BuildJob
+
+    async def outcome(self) -> RunnableImage | BuildFailure:
+        digest = await self.digest()
+        return digest if isinstance(digest, BuildFailure) else await self.builder.outcome(self.job, digest)

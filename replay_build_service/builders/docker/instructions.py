@@ -1,0 +1,100 @@
+"""What a build of an image is told, and repo2docker's command line and configuration made from it. Pure but for a file.
+
+Nothing stands between a person and stock repo2docker: it decides what the files of a repository mean. What is set here
+is where the sources lie, what the image is called, and what the administrator's own configuration file says.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self, cast
+
+USER_ID = 1000
+USER_NAME = "jovyan"
+"""As everywhere in the field; Dockerfiles count on it."""
+
+METADATA_FILE = "image-metadata.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Instructions:
+    """All that a runner needs to know. No secrets: those are in the folder that ``DOCKER_CONFIG`` names."""
+
+    url: str
+    version: str
+    repository: str
+    """The canonical address, for the image's label."""
+    outgoing_rules: str
+    """`OutgoingRules` as JSON."""
+    image: str
+    """``registry/repository:tag``, or a name in the engine alone."""
+    push: bool
+    cache_from: str | None
+    base_image: str | None
+    """By digest; ``None``: as repo2docker has it."""
+    configuration_file: str | None
+    """The administrator's own."""
+    build_arguments: Mapping[str, str]
+    network: str | None
+    cgroup_parent: str | None
+    """The administrator's own; ``None``: one is made where there are limits to set."""
+    group: str
+    """Name for the control group."""
+    engine: str
+    data_root: str | None
+    """Where the engine keeps its images, where that is on this machine."""
+    time_limit: float
+    output_limit: int
+    repository_limit: int
+    disk_limit: int | None
+    free_disk: int
+    memory_limit: int | None
+    process_limit: int | None
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        return cls(**cast("dict[str, Any]", json.loads(text)))
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+def command_line(job: Instructions, configuration: str, source: str) -> tuple[str, ...]:
+    """``python -m repo2docker …``. ``configuration`` and ``source`` are paths."""
+    return (
+        sys.executable, "-m", "repo2docker",
+        "--no-run", "--json-logs",
+        "--config", configuration,
+        "--image-name", job.image,
+        "--user-id", str(USER_ID), "--user-name", USER_NAME,
+        *(("--push",) if job.push else ()),
+        *(("--cache-from", job.cache_from) if job.cache_from else ()),
+        "--label", f"repo2docker.repo={job.repository}",
+        "--label", f"repo2docker.ref={job.version}",
+        *(part for name, value in job.build_arguments.items() for part in ("--build-arg", f"{name}={value}")),
+        source,
+    )  # fmt: skip
+
+
+def configuration_text(job: Instructions, metadata: str, cgroup_parent: str | None) -> str:
+    """repo2docker's configuration file: the administrator's own, and then what Replay must know or limit."""
+    arguments = ["--metadata-file", metadata]
+    if job.push:
+        # So that an engine that has nothing yet can take over what the image has, layer by layer.
+        arguments += ["--cache-to", "type=inline"]
+    if job.network is not None:
+        arguments += ["--network", job.network]
+    if cgroup_parent is not None:
+        arguments += ["--cgroup-parent", cgroup_parent]
+    lines = [
+        "from repo2docker.contentproviders import Local",
+        "c = get_config()",
+        *([f"load_subconfig({job.configuration_file!r})"] if job.configuration_file else []),
+        "c.Repo2Docker.content_providers = [Local]",
+        f"c.DockerEngine.extra_buildx_build_args.extend({arguments!r})",
+        *([f"c.Repo2Docker.base_image = {job.base_image!r}"] if job.base_image else []),
+    ]
+    return "\n".join([*lines, ""])

@@ -1,0 +1,222 @@
+"""The steps of building an image with repo2docker, as its runner goes through them.
+
+The repository is untrusted. repo2docker reads its files on this machine, so none that it reads may be a link that leads
+out of the checkout; everything else of it happens inside the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Awaitable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self, cast
+
+from replay_build_service.builders.detached.commands import BuildCommands, CommandResult
+from replay_build_service.builders.detached.failures import Unbuildable, size
+from replay_build_service.builders.detached.folder import BuildFolder
+from replay_build_service.builders.detached.log import LogWriter
+from replay_build_service.builders.detached.sources import fetch_sources
+from replay_build_service.builders.detached.trees import remove_tree
+from replay_build_service.builders.docker.cgroup import BuildGroup
+from replay_build_service.builders.docker.engine import Engine, EngineFault
+from replay_build_service.builders.docker.instructions import (
+    METADATA_FILE,
+    Instructions,
+    command_line,
+    configuration_text,
+)
+from replay_build_service.builders.docker.messages import DISK_FULL, ENGINE_GONE, Ending, failure_of
+from replay_build_service.builders.docker.output import Repo2dockerOutput
+from replay_build_service.domain import BuildFailure, FailureReason, Phase
+
+_LOOK = 0.5
+"""Seconds between two looks at the disk and the engine."""
+
+_MUCH_TEXT = 1024 * 1024
+"""Bytes of a file that repo2docker reads whole."""
+
+_CONFIGURATION_FOLDERS = ("", "binder", ".binder")
+
+_GROUP_SECONDS = 10.0
+"""How long the engine may take to end what ran in a build that was ended."""
+
+_READ_WHOLE = frozenset(
+    {
+        "Dockerfile", ".dockerignore", "apt.txt", "environment.yml", "requirements.txt", "requirements3.txt", "Pipfile",
+        "Pipfile.lock", "runtime.txt", "install.R", "DESCRIPTION", "Project.toml", "JuliaProject.toml", "REQUIRE",
+        "Manifest.toml", "default.nix", "pyproject.toml", "setup.py", "postBuild", "start",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSteps:
+    """One build of an image, in its folder."""
+
+    folder: BuildFolder
+    instructions: Instructions
+    commands: BuildCommands
+    environment: Mapping[str, str]
+    """The runner's own, which the service has cleaned."""
+
+    @classmethod
+    def of(cls, folder: BuildFolder, log: LogWriter) -> Self:
+        """The steps that the folder's instructions ask for."""
+        job = Instructions.from_json(folder.instructions.read_text(encoding="utf-8"))
+        return cls(folder, job, BuildCommands(log, job.output_limit, None), dict(os.environ))
+
+    @property
+    def time_limit(self) -> float:
+        return self.instructions.time_limit
+
+    @property
+    def _group(self) -> BuildGroup:
+        return BuildGroup(self.instructions.group)
+
+    @property
+    def _metadata(self) -> Path:
+        return self.folder.path / METADATA_FILE
+
+    async def build(self) -> str:
+        """All steps. The digest of the image's manifest in the registry, or its id in the engine.
+
+        Raises `Unbuildable`, and `OSError` where the disk fails.
+        """
+        job = self.instructions
+        await fetch_sources(
+            job.url, job.version, self.folder.source, job.outgoing_rules, job.repository_limit, self.commands.log
+        )
+        await asyncio.to_thread(check_checkout, self.folder.source)
+        self.commands.log.enter(Phase.BUILDING, "Building the image.")
+        configuration = self.folder.path / "repo2docker_config.py"
+        configuration.write_text(configuration_text(job, str(self._metadata), self._make_group()), encoding="utf-8")
+        output = Repo2dockerOutput(self.commands.log)
+        command = command_line(job, str(configuration), str(self.folder.source))
+        result = await self._watched(self.commands.run(command, self.folder.home, self.environment, output))
+        if result.status != 0:
+            raise _unbuildable(await self._why(result, output))
+        return self._digest()
+
+    def _make_group(self) -> str | None:
+        job = self.instructions
+        if job.cgroup_parent is not None:
+            return job.cgroup_parent
+        if job.memory_limit is None and job.process_limit is None:
+            return None
+        self._group.create(job.memory_limit, job.process_limit)
+        return self._group.engine_name
+
+    async def _watched(self, running: Awaitable[CommandResult]) -> CommandResult:
+        """Runs it to its end, or to where the build has filled the disk. Raises `Unbuildable`."""
+        job = self.instructions
+        task = asyncio.ensure_future(running)
+        try:
+            before = _free(job.data_root)
+            while not task.done():
+                await asyncio.wait({task}, timeout=_LOOK)
+                free = _free(job.data_root)
+                if before is None or free is None or task.done():
+                    continue
+                if free < job.free_disk:
+                    raise _unbuildable(DISK_FULL)
+                if job.disk_limit is not None and before - free > job.disk_limit:
+                    raise Unbuildable(
+                        FailureReason.DISK,
+                        f"The build wrote more than {size(job.disk_limit)} to the disk, which is the limit here, "
+                        "and was ended.",
+                    )
+            return await task
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({task})
+
+    async def _why(self, result: CommandResult, output: Repo2dockerOutput) -> BuildFailure:
+        job = self.instructions
+        ending = Ending(result.last_lines, output.error, output.is_pushing, await self._engine_answers())
+        if self._group.has_hit_memory():
+            ending = replace(ending, memory_limit=job.memory_limit)
+        if self._group.has_hit_processes():
+            ending = replace(ending, process_limit=job.process_limit)
+        return failure_of(ending)
+
+    async def _engine_answers(self) -> bool:
+        try:
+            async with Engine(self.instructions.engine) as engine:
+                await engine.info()
+        except EngineFault:
+            return False
+        return True
+
+    def _digest(self) -> str:
+        """What BuildKit says that it made: nobody else's image, whatever was pushed by that name meanwhile."""
+        name = "containerimage.digest" if self.instructions.push else "containerimage.config.digest"
+        try:
+            told = cast("dict[str, object]", json.loads(self._metadata.read_text(encoding="utf-8")))
+            digest = told[name]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _unbuildable(ENGINE_GONE) from error
+        return str(digest)
+
+    def clear(self, *, has_failed: bool) -> None:
+        """The sources are in the image; what else is here was for the build alone."""
+        deadline = time.monotonic() + _GROUP_SECONDS
+        while self._group.has_processes() and time.monotonic() < deadline:
+            time.sleep(0.02)  # The engine ends them as soon as nobody asks for the build any more, and tells nobody.
+        self._group.remove()
+        for part in (self.folder.source, self.folder.home, self.folder.temporary):
+            with suppress(OSError):
+                remove_tree(part)
+
+
+def check_checkout(root: Path) -> None:
+    """That what repo2docker reads on this machine lies in the checkout and is not enormous. Raises `Unbuildable`."""
+    inside = root.resolve()
+    for folder in _CONFIGURATION_FOLDERS:
+        path = root / folder
+        if path.is_symlink() and not _lies_in(path, inside):
+            raise _leads_out(folder)
+        if not path.is_dir():
+            continue
+        for entry in os.scandir(path):
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.is_symlink() and not _lies_in(Path(entry.path), inside):
+                raise _leads_out(name)
+            if entry.name in _READ_WHOLE and entry.is_file() and (much := entry.stat().st_size) > _MUCH_TEXT:
+                raise Unbuildable(
+                    FailureReason.CANNOT_BUILD, f"{name} is {much:,} bytes long; at most 1 MB is read of such a file."
+                )
+
+
+def _lies_in(path: Path, root: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):  # a loop of links
+        return False
+
+
+def _leads_out(name: str) -> Unbuildable:
+    return Unbuildable(
+        FailureReason.CANNOT_BUILD,
+        f"{name} is a link that leads out of the repository, so it is not read. Put the file into the repository.",
+    )
+
+
+def _unbuildable(failure: BuildFailure) -> Unbuildable:
+    return Unbuildable(failure.reason, failure.message)
+
+
+def _free(folder: str | None) -> int | None:
+    """Bytes that are free on the disk of a folder; ``None`` where it is not on this machine."""
+    if folder is None:
+        return None
+    try:
+        status = os.statvfs(folder)
+    except OSError:
+        return None
+    return status.f_bavail * status.f_frsize

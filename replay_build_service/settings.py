@@ -1,0 +1,146 @@
+"""Every setting of the build service, with its default and what it means. Traits only: what is done with them is elsewhere."""
+
+from jupyterhub.traitlets import ByteSpecification
+from traitlets import Bool, Dict, Enum, Float, Integer, List, Unicode
+from traitlets.config.application import Application
+
+from replay_build_service.outgoing import DEFAULT_ALLOWED_HOSTS
+
+GIB = 1024**3
+
+
+class ServiceSettings(Application):
+    """The settings, as ``ReplayBuildService.NAME`` in a configuration file."""
+
+    raise_config_file_errors = Bool(True)
+    log_level = Enum(
+        (0, 10, 20, 30, 40, 50, "DEBUG", "INFO", "WARN", "ERROR", "CRITICAL"),
+        "INFO",
+        help="From which level on to log.",
+    ).tag(config=True)
+
+    config_file = Unicode("", help="A Python configuration file; the hub's own jupyterhub_config.py will do.").tag(
+        config=True
+    )
+    generate_config = Bool(False, help="Print a configuration file and end.").tag(config=True)
+    state_dir = Unicode("replay-state", help="Folder for the database, secrets and what builders keep.").tag(
+        config=True
+    )
+    db_url = Unicode(
+        "", help="SQLAlchemy URL of the database. Where it is empty: replay.sqlite in the state folder."
+    ).tag(config=True)
+    token_file = Unicode(
+        "",
+        help="File with the token that spawner and service share. Where it is empty: service_token in the state folder.",
+    ).tag(config=True)
+    public_url = Unicode(
+        "",
+        help="scheme://host[:port] by which people reach the hub, for links and badges. Default: as their request says.",
+    ).tag(config=True)
+
+    vos = Dict(
+        value_trait=Unicode(),
+        key_trait=Unicode(),
+        help="The virtual organisations that may launch, each with the address where one enrols in it (may be empty).",
+    ).tag(config=True)
+    mem_guarantee = ByteSpecification(2 * GIB, help="Memory that a session is guaranteed.").tag(config=True)
+    mem_limit = ByteSpecification(4 * GIB, help="Memory that a session may use at most.").tag(config=True)
+    cpu_guarantee = Float(None, allow_none=True, help="CPU cores that a session is guaranteed.").tag(config=True)
+    cpu_limit = Float(None, allow_none=True, help="CPU cores that a session may use at most.").tag(config=True)
+
+    builder = Enum(
+        ("venv", "docker"),
+        "venv",
+        help="How images are made: “venv” makes environments of Python packages on this machine and isolates nothing; "
+        "“docker” has a container engine build with repo2docker.",
+    ).tag(config=True)
+
+    allowed_hosts = List(
+        Unicode(),
+        sorted(DEFAULT_ALLOWED_HOSTS),
+        help="Hosts that repositories may come from, over HTTPS; “*.example.org” stands for all below example.org.",
+    ).tag(config=True)
+    exempt_origins = List(
+        Unicode(),
+        help="Exact scheme://host:port origins that may be asked although they are not HTTPS or have a private address.",
+    ).tag(config=True)
+
+    outgoing_proxy = Unicode("", help="HTTP proxy through which repositories are reached.").tag(config=True)
+    ca_file = Unicode("", help="File with the certificates of authorities to trust, instead of the system's.").tag(
+        config=True
+    )
+
+    launches_per_minute = Integer(30, min=1, help="How many launches one person may ask for in a minute.").tag(
+        config=True
+    )
+    looks_per_minute = Integer(120, min=1, help="How many links one person may open in a minute.").tag(config=True)
+    builds_at_once = Integer(2, min=1, help="How many builds run at the same time; the others wait.").tag(config=True)
+    build_timeout = Float(1800, min=1, help="Seconds that a build may take.").tag(config=True)
+    build_output_limit = ByteSpecification(50 * 1024**2, help="How much a build may print.").tag(config=True)
+    build_memory_limit = ByteSpecification(
+        None,
+        allow_none=True,
+        help="Memory of a build. “docker”: of all its steps together. “venv”: address space of each single program, which "
+        "is more than the memory it uses; under 2 GB common programs fail. Default: no limit.",
+    ).tag(config=True)
+    build_process_limit = Integer(
+        None, allow_none=True, help="“docker”: how many processes and threads the steps of a build may have together."
+    ).tag(config=True)
+    build_disk_limit = ByteSpecification(
+        20 * GIB,
+        allow_none=True,
+        help="“docker”: by how much the engine's disk may fill while a build runs. Builds at the same time count together.",
+    ).tag(config=True)
+    build_free_disk = ByteSpecification(
+        GIB, help="“docker”: a build is ended where less than this is left on the engine's disk."
+    ).tag(config=True)
+    repository_limit = ByteSpecification(2 * GIB, help="How large a checkout may be on disk.").tag(config=True)
+    build_environment = Dict(
+        value_trait=Unicode(),
+        key_trait=Unicode(),
+        help="Environment variables of builds: proxies, CA certificates, a mirror of PyPI. Nothing else is handed to them.",
+    ).tag(config=True)
+    python_downloads = Bool(False, help="Whether uv may download the Python that a repository asks for.").tag(
+        config=True
+    )
+    default_python = Unicode(
+        "",
+        help="Version, such as 3.12, for a repository that names none. Where it is empty: the one that the service runs on.",
+    ).tag(config=True)
+    uv_cache_dir = Unicode("", help="uv's cache of downloads. Default: a folder beside the environments.").tag(
+        config=True
+    )
+    stop_builds_on_exit = Bool(
+        False, help="End running builds when the service ends, instead of finding them again at the next start."
+    ).tag(config=True)
+
+    docker_host = Unicode(
+        "unix:///var/run/docker.sock",
+        help="“docker”: the container engine, as in DOCKER_HOST: unix:///path or tcp://host:port.",
+    ).tag(config=True)
+    docker_config = Unicode(
+        "",
+        help="“docker”: folder with the config.json that has the registry's credentials, as “docker login” makes it. "
+        "Default: DOCKER_CONFIG, or .docker in the home of the service's account.",
+    ).tag(config=True)
+    registry = Unicode(
+        "",
+        help="“docker”: https://host[:port][/prefix] of the registry that keeps images; http:// for one without TLS. "
+        "Where it is empty, images stay in the container engine.",
+    ).tag(config=True)
+    base_image = Unicode(
+        "",
+        help="“docker”: what images stand on, best by digest (name@sha256:…). A tag is pinned to what the engine has, or "
+        "else to what its registry says. Default: as repo2docker_config says, or repo2docker itself.",
+    ).tag(config=True)
+    repo2docker_config = Unicode(
+        "", help="“docker”: a configuration file of repo2docker: buildpacks, and whatever else it has."
+    ).tag(config=True)
+    build_network = Unicode(
+        "", help="“docker”: the network of builds' steps, such as “host” or “none”. Default: the engine's own."
+    ).tag(config=True)
+    build_cgroup_parent = Unicode(
+        "",
+        help="“docker”: a control group with limits of your own for builds, such as a systemd slice. Where it is empty, "
+        "the limits on memory and processes are set by the service, which then needs root on the engine's machine.",
+    ).tag(config=True)

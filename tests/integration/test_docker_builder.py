@@ -1,0 +1,394 @@
+"""The docker builder for real: an engine, a registry, repo2docker, detached processes that are killed and found again."""
+
+import json
+import os
+import secrets
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import stamina
+
+from demo.git_server import GitServer
+from replay_build_service.assembly import Images
+from replay_build_service.builders.base import LogRecord, RunningBuild
+from replay_build_service.builders.docker.builder import DockerBuilder, ImageRegistry
+from replay_build_service.builders.docker.cgroup import PARENT, ROOT
+from replay_build_service.builders.docker.engine import Engine
+from replay_build_service.builders.docker.recipe import pinned_base_image, recipe_of
+from replay_build_service.builders.docker.settings import DockerBuilderSettings
+from replay_build_service.domain import (
+    BuildFailure,
+    BuildId,
+    BuildJob,
+    EventKind,
+    FailureReason,
+    ImageName,
+    Phase,
+    ResolvedRef,
+    RunnableImage,
+)
+from replay_build_service.links import Repository, RepoSpec
+from replay_build_service.outgoing import OutgoingRules
+from replay_build_service.registry import Registry
+from tests.containers.engine import ContainerEngine
+from tests.containers.tools import build_variables
+from tests.registry_server import RegistryServer
+from tests.site import make_repository
+
+pytestmark = pytest.mark.needs("engine", "registry")
+
+BASE = "replay-test/base:1"
+
+
+@pytest.fixture(scope="module")
+def registry_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
+    with RegistryServer(tmp_path_factory.mktemp("registry")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def engine(registry_server: RegistryServer) -> Iterator[ContainerEngine]:
+    with ContainerEngine() as started:
+        started.import_base(BASE)
+        yield started
+
+
+@pytest.fixture(scope="module")
+def forge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GitServer]:
+    with GitServer(tmp_path_factory.mktemp("forge")) as server:
+        yield server
+
+
+@pytest.fixture
+def settings(
+    forge: GitServer, engine: ContainerEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> DockerBuilderSettings:
+    monkeypatch.setenv("PATH", engine.environment["PATH"])
+    return DockerBuilderSettings(
+        builds_dir=tmp_path / "images",
+        engine=engine.host,
+        docker_config=engine.config_folder,
+        environment=build_variables(),
+        outgoing=OutgoingRules(exempt_origins=frozenset({forge.url})),
+        time_limit=120,
+    )
+
+
+class Maker:
+    """Makes builders that live as long as the test."""
+
+    def __init__(self, registry: RegistryServer) -> None:
+        self.registry = registry
+        self.resources = AsyncExitStack()
+
+    async def __call__(self, settings: DockerBuilderSettings, *, with_registry: bool = True) -> DockerBuilder:
+        engine = await self.resources.enter_async_context(Engine(settings.engine))
+        base = await pinned_base_image(settings.base_image or BASE, engine)
+        registry: ImageRegistry | None = None
+        if with_registry:
+            known = self.registry.settings()
+            registry = Images(await self.resources.enter_async_context(Registry(known)), known.host)
+        return DockerBuilder(settings, recipe_of(settings, base), base, engine, registry)
+
+
+@pytest.fixture
+async def make_builder(registry_server: RegistryServer) -> AsyncIterator[Maker]:
+    maker = Maker(registry_server)
+    async with maker.resources:
+        yield maker
+
+
+@pytest.fixture
+async def builder(settings: DockerBuilderSettings, make_builder: Maker) -> DockerBuilder:
+    return await make_builder(settings)
+
+
+@pytest.fixture(autouse=True)
+async def nothing_left(settings: DockerBuilderSettings) -> AsyncIterator[None]:
+    """After the test no process works in the builds' folder, and no control group of a build is left."""
+    yield
+    async for attempt in stamina.retry_context(on=AssertionError, timeout=15, wait_max=0.1, attempts=None):
+        with attempt:
+            assert processes_of(settings.builds_dir) == []
+            assert groups() == []
+
+
+def processes_of(folder: Path) -> list[str]:
+    found: list[str] = []
+    for process in psutil.process_iter():
+        try:
+            words = [*process.cmdline(), process.cwd(), process.environ().get("HOME", "")]
+            if process.pid != os.getpid() and any(str(folder) in word for word in words):
+                found.append(f"{process.pid} {words}")
+        except psutil.Error:
+            continue
+    return found
+
+
+def groups() -> list[str]:
+    folders = [folder / PARENT for folder in (ROOT, *ROOT.iterdir()) if (folder / PARENT).is_dir()]
+    return [str(path) for folder in folders for path in folder.iterdir() if path.is_dir()]
+
+
+def dockerfile(*lines: str) -> str:
+    return "\n".join([f"FROM {BASE}", *lines, "USER 1000", ""])
+
+
+def job_for(forge: GitServer, builder: DockerBuilder, files: Mapping[str, str], name: str = "") -> BuildJob:
+    """A build of a new repository with these files."""
+    name = name or f"r{secrets.token_hex(4)}"
+    made = make_repository(forge, forge.root.parent / f"work-{name}", name, files)
+    resolved = ResolvedRef(Repository.of_url(made.url), RepoSpec("git", made.url, "HEAD"), made.url, made.commit)
+    identity = BuildId(f"{name}{made.commit[:8]}")
+    return BuildJob(identity, ImageName.of(resolved, builder.recipe), resolved, builder.recipe)
+
+
+async def log_of(build: RunningBuild, position: int = 0) -> list[LogRecord]:
+    return [record async for chunk in build.follow(position) for record in chunk.records]
+
+
+async def built(
+    builder: DockerBuilder, job: BuildJob, cache_from: RunnableImage | None = None
+) -> tuple[RunnableImage, list[LogRecord]]:
+    build = await builder.start(job, cache_from)
+    log = await log_of(build)
+    outcome = await build.outcome()
+    assert isinstance(outcome, RunnableImage), (outcome, lines(log)[-30:])
+    return outcome, log
+
+
+async def failed(builder: DockerBuilder, job: BuildJob) -> tuple[BuildFailure, list[LogRecord]]:
+    build = await builder.start(job)
+    log = await log_of(build)
+    outcome = await build.outcome()
+    assert isinstance(outcome, BuildFailure), lines(log)[-30:]
+    return outcome, log
+
+
+async def until_line(build: RunningBuild, text: str) -> int:
+    """The position after the chunk with a line of a step that says this."""
+    async for chunk in build.follow(0):
+        if any(record.text.endswith(f" {text}") for record in chunk.records if record.kind is EventKind.LINE):
+            return chunk.position
+    raise AssertionError(f"The build ended without {text!r}: {await build.outcome()}")
+
+
+def phases(log: list[LogRecord]) -> list[Phase]:
+    return [record.phase for record in log if record.kind is EventKind.PHASE]
+
+
+def lines(log: list[LogRecord]) -> list[str]:
+    return [record.text for record in log if record.kind is EventKind.LINE]
+
+
+class TestWhatIsBuilt:
+    async def test_an_image_is_pushed_and_known_by_the_registrys_digest(
+        self, forge: GitServer, engine: ContainerEngine, builder: DockerBuilder, registry_server: RegistryServer
+    ) -> None:
+        value = secrets.token_hex(8)
+        job = job_for(forge, builder, {"Dockerfile": dockerfile("COPY value /value"), "value": value})
+        image, log = await built(builder, job)
+        assert phases(log) == [Phase.FETCHING, Phase.BUILDING, Phase.PUSHING]
+        name, _, digest = image.location.partition("@")
+        async with Registry(registry_server.settings()) as registry:
+            repository = name.removeprefix(f"{registry_server.settings().host}/")
+            found = await registry.manifest(repository, job.image_name.tag)
+        assert found is not None
+        assert found.digest == digest
+        assert await builder.exists(image)
+        assert engine.docker("run", "--rm", image.location, "cat", "/value") == value
+
+    async def test_without_a_registry_an_image_is_known_by_its_id(
+        self, forge: GitServer, engine: ContainerEngine, settings: DockerBuilderSettings, make_builder: Maker
+    ) -> None:
+        builder = await make_builder(settings, with_registry=False)
+        value = secrets.token_hex(8)
+        job = job_for(forge, builder, {"Dockerfile": dockerfile("COPY value /value"), "value": value})
+        image, log = await built(builder, job)
+        assert phases(log) == [Phase.FETCHING, Phase.BUILDING]
+        assert image.location == engine.image_id(str(job.image_name))
+        assert engine.docker("run", "--rm", image.location, "cat", "/value") == value
+        assert await builder.exists(image)
+        engine.docker("rmi", str(job.image_name))
+        assert not await builder.exists(image)
+
+    async def test_the_image_says_where_it_comes_from(
+        self, forge: GitServer, engine: ContainerEngine, builder: DockerBuilder
+    ) -> None:
+        job = job_for(forge, builder, {"Dockerfile": dockerfile()})
+        image, _ = await built(builder, job)
+        labels = json.loads(engine.docker("image", "inspect", "--format", "{{json .Config.Labels}}", image.location))
+        assert labels["repo2docker.ref"] == job.resolved.version
+        assert labels["repo2docker.repo"] == job.resolved.repository.url
+
+    async def test_nothing_of_a_finished_build_is_left_but_its_image(
+        self, forge: GitServer, builder: DockerBuilder
+    ) -> None:
+        job = job_for(forge, builder, {"Dockerfile": dockerfile()})
+        image, _ = await built(builder, job)
+        await builder.tidy(job)
+        assert list(builder.settings.builds_dir.iterdir()) == []
+        assert await builder.exists(image)
+        assert (await builder.session(image)).configuration is not None
+
+    async def test_binder_comes_before_the_root(
+        self, forge: GitServer, engine: ContainerEngine, builder: DockerBuilder
+    ) -> None:
+        files = {"Dockerfile": dockerfile("RUN false"), "binder/Dockerfile": dockerfile("RUN echo here > /here")}
+        image, _ = await built(builder, job_for(forge, builder, files))
+        assert engine.docker("run", "--rm", image.location, "cat", "/here") == "here"
+
+    async def test_the_configuration_of_the_image_is_in_the_plan(
+        self, forge: GitServer, builder: DockerBuilder
+    ) -> None:
+        text = dockerfile(
+            "ENV HOME=/srv/home", "WORKDIR /srv/work", 'ENTRYPOINT ["/bin/env"]', 'CMD ["sleep", "1"]', "EXPOSE 9999"
+        )
+        image, _ = await built(builder, job_for(forge, builder, {"Dockerfile": text}))
+        found = (await builder.session(image)).configuration
+        assert found is not None
+        assert (found.user, found.home, found.working_dir) == ("1000", "/srv/home", "/srv/work")
+        assert (found.entrypoint, found.command, found.exposed_ports) == (("/bin/env",), ("sleep", "1"), ("9999/tcp",))
+
+
+class TestTheCache:
+    async def test_a_commit_with_the_same_environment_runs_none_of_its_steps(
+        self, forge: GitServer, engine: ContainerEngine, settings: DockerBuilderSettings, make_builder: Maker,
+        registry_server: RegistryServer,
+    ) -> None:  # fmt: skip
+        """On the engine that built it, and on an empty one that has only the registry."""
+        builder = await make_builder(settings)
+        name = f"c{secrets.token_hex(4)}"
+        text = dockerfile("RUN echo environment; sleep 1; head -c 20 /dev/urandom | od -x > /made", "COPY . /src")
+        first, log = await built(builder, job_for(forge, builder, {"Dockerfile": text, "notebook": "1"}, name))
+        assert cached(log) == [False]
+        second, log = await built(builder, job_for(forge, builder, {"Dockerfile": text, "notebook": "2"}, name), first)
+        assert cached(log) == [True]
+        made = engine.docker("run", "--rm", first.location, "cat", "/made")
+        assert engine.docker("run", "--rm", second.location, "cat", "/made") == made
+        engine.docker("tag", BASE, f"{registry_server.settings().host}/base:1")
+        engine.docker("push", f"{registry_server.settings().host}/base:1")
+        text = text.replace(BASE, f"{registry_server.settings().host}/base:1")
+        third, _ = await built(builder, job_for(forge, builder, {"Dockerfile": text, "notebook": "3"}, name), second)
+        with ContainerEngine(with_network=False) as empty:
+            elsewhere = await make_builder(
+                replace(settings, engine=empty.host, docker_config=empty.config_folder,
+                        base_image=f"{registry_server.settings().host}/base:1")
+            )  # fmt: skip
+            job = job_for(forge, elsewhere, {"Dockerfile": text, "notebook": "4"}, name)
+            fourth, log = await built(elsewhere, job, third)
+            assert cached(log) == [True]
+        assert engine.docker("run", "--rm", fourth.location, "cat", "/made") == engine.docker(
+            "run", "--rm", third.location, "cat", "/made"
+        )
+        assert engine.docker("run", "--rm", fourth.location, "cat", "/src/notebook") == "4"
+
+
+def cached(log: list[LogRecord]) -> list[bool]:
+    """For each RUN in BuildKit's plain progress, whether it was taken from a cache instead of run."""
+    texts = lines(log)
+    steps = {text.split(" ")[0] for text in texts if "] RUN " in text and text.startswith("#")}
+    return [f"{step} CACHED" in texts for step in sorted(steps)]
+
+
+FAILURES = [
+    pytest.param({"Dockerfile": dockerfile("RUN echo so-it-goes; exit 3")}, {}, FailureReason.STEP, "status 3: echo so-it-goes", id="a step that fails"),
+    pytest.param({"Dockerfile": "FROMM nothing\n"}, {}, FailureReason.CANNOT_BUILD, "Dockerfile cannot be read", id="no Dockerfile"),
+    pytest.param({"Dockerfile": "FROM replay-test/nowhere:1\n"}, {}, FailureReason.CANNOT_BUILD, "replay-test/nowhere:1, cannot be had", id="no base"),
+    pytest.param({"Dockerfile": f"FROM {BASE}\n"}, {}, FailureReason.CANNOT_BUILD, "would run as root", id="root"),
+    pytest.param({"Dockerfile": dockerfile("RUN echo x; sleep 600")}, {"time_limit": 6}, FailureReason.TIMEOUT, "took longer than 6 s", id="hangs"),
+    pytest.param({"Dockerfile": dockerfile("RUN yes abcdefgh | head -c 1000000000")}, {"output_limit": 1_000_000}, FailureReason.OUTPUT_LIMIT, "printed more than 1 MB", id="prints 1 GB"),
+    pytest.param({"Dockerfile": dockerfile('RUN python3 -c "bytearray(600_000_000)"')}, {"memory_limit": 300_000_000}, FailureReason.MEMORY, "more than 300 MB of memory", id="memory"),
+    pytest.param({"Dockerfile": dockerfile("RUN bomb() { bomb | bomb & }; bomb; sleep 2; false")}, {"process_limit": 100}, FailureReason.STEP, "100 processes", id="forks without end"),
+    pytest.param({"Dockerfile": dockerfile("RUN head -c 3000000000 /dev/zero > /big; sleep 60")}, {"disk_limit": 500_000_000}, FailureReason.DISK, "more than 500 MB to the disk", id="fills the disk"),
+    pytest.param({"Dockerfile": "->/etc/passwd"}, {}, FailureReason.CANNOT_BUILD, "Dockerfile is a link that leads out", id="a link out"),
+    pytest.param({"binder": "->/etc"}, {}, FailureReason.CANNOT_BUILD, "binder is a link that leads out", id="a folder out"),
+    pytest.param({"requirements.txt": "#" * 2_000_000}, {}, FailureReason.CANNOT_BUILD, "at most 1 MB", id="a huge file"),
+    pytest.param({"Dockerfile": dockerfile(), "big": "x" * 30_000_000}, {"repository_limit": 20_000_000}, FailureReason.FETCH, "larger than 20 MB", id="a large repository"),
+]  # fmt: skip
+
+
+class TestWhatFails:
+    @pytest.mark.parametrize(("files", "limits", "reason", "words"), FAILURES)
+    async def test_it_ends_in_a_sentence_and_a_clean_state(
+        self, forge: GitServer, engine: ContainerEngine, settings: DockerBuilderSettings, make_builder: Maker,
+        files: dict[str, str], limits: dict[str, int], reason: FailureReason, words: str,
+    ) -> None:  # fmt: skip
+        builder = await make_builder(replace(settings, **limits))
+        job = job_for(forge, builder, files)
+        failure, log = await failed(builder, job)
+        assert (failure.reason, words in failure.message) == (reason, True), (failure, lines(log)[-20:])
+        await builder.discard(job)
+        assert list(settings.builds_dir.iterdir()) == []
+        assert engine.docker("image", "ls", "--quiet", builder.full_name(job.image_name)) == ""
+
+    async def test_what_a_terminal_would_obey_is_not_shown(self, forge: GitServer, builder: DockerBuilder) -> None:
+        text = dockerfile(r"RUN printf 'x\033]0;title\007y\033[31mred\033[0m caf\351 \033[2J\n'")
+        _, log = await built(builder, job_for(forge, builder, {"Dockerfile": text}))
+        shown = [line for line in lines(log) if "red" in line and "RUN" not in line]
+        assert [line.partition(" ")[2].partition(" ")[2] for line in shown] == ["xy\x1b[31mred\x1b[0m caf� "]
+
+
+class TestItsEnd:
+    async def test_cancelling_ends_everything_in_the_engine(self, forge: GitServer, builder: DockerBuilder) -> None:
+        mark = f"6{secrets.randbelow(10**8):08d}"
+        text = dockerfile(f"RUN (setsid sleep {mark} &) ; echo ready; sleep {mark}; :")
+        build = await builder.start(job_for(forge, builder, {"Dockerfile": text}))
+        await until_line(build, "ready")
+        assert running(mark)
+        await build.cancel()
+        outcome = await build.outcome()
+        assert isinstance(outcome, BuildFailure)
+        assert outcome.reason is FailureReason.CANCELLED
+        async for attempt in stamina.retry_context(on=AssertionError, timeout=10, wait_max=0.1, attempts=None):
+            with attempt:
+                assert not running(mark)
+
+    async def test_a_service_that_comes_back_finds_the_build(
+        self, forge: GitServer, settings: DockerBuilderSettings, make_builder: Maker
+    ) -> None:
+        text = dockerfile("RUN echo ready; sleep 3; echo done; :")
+        first = await make_builder(settings)
+        job = job_for(forge, first, {"Dockerfile": text})
+        position = await until_line(await first.start(job), "ready")
+        second = await make_builder(settings)
+        build = await second.start(job)
+        rest = await log_of(build, position)
+        assert isinstance(await build.outcome(), RunnableImage)
+        assert any(line.endswith(" done") for line in lines(rest))
+
+    async def test_a_runner_that_was_killed_is_a_failure_and_leaves_nothing(
+        self, forge: GitServer, builder: DockerBuilder
+    ) -> None:
+        mark = f"7{secrets.randbelow(10**8):08d}"
+        job = job_for(forge, builder, {"Dockerfile": dockerfile(f"RUN echo ready; sleep {mark}; :")})
+        build = await builder.start(job)
+        await until_line(build, "ready")
+        (runner,) = [
+            pid
+            for pid in psutil.process_iter()
+            if "docker.runner" in " ".join(cmdline(pid)) and str(builder.settings.builds_dir) in " ".join(cmdline(pid))
+        ]
+        runner.kill()
+        await log_of(build)
+        outcome = await build.outcome()
+        assert isinstance(outcome, BuildFailure)
+        assert outcome.reason is FailureReason.KILLED
+        async for attempt in stamina.retry_context(on=AssertionError, timeout=10, wait_max=0.1, attempts=None):
+            with attempt:
+                assert not running(mark)
+
+
+def running(mark: str) -> list[int]:
+    return [process.pid for process in psutil.process_iter() if f"sleep {mark}" in " ".join(cmdline(process))]
+
+
+def cmdline(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
