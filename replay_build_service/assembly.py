@@ -5,7 +5,6 @@ Whatever an administrator has set that cannot work is told here, at the start, a
 
 import asyncio
 import base64
-import binascii
 import json
 import logging
 import os
@@ -111,7 +110,7 @@ async def _make_docker_builder(settings: ServiceSettings, state: Path, resources
     except ValueError as error:
         raise UnusableSettings(f"ReplayBuildService.docker_host: {error}") from error
     engine = await resources.enter_async_context(client)
-    registry_url, _, prefix = _split_registry(settings.registry)
+    registry_url, prefix = split_registry(settings.registry)
     chosen = DockerBuilderSettings(
         builds_dir=state / "images",
         engine=settings.docker_host,
@@ -135,7 +134,7 @@ async def _make_docker_builder(settings: ServiceSettings, state: Path, resources
     await _check_limits(chosen, engine)
     registry = None
     if registry_url:
-        credentials = _credentials(chosen.docker_config, urlsplit(registry_url).netloc)
+        credentials = credentials_of(chosen.docker_config, urlsplit(registry_url).netloc)
         known = RegistrySettings(registry_url, *credentials, ca_file=settings.ca_file or None)
         registry = Images(await resources.enter_async_context(Registry(known)), known.host)
     base_image = await _base_image(chosen, engine, state / "base_image")
@@ -143,16 +142,16 @@ async def _make_docker_builder(settings: ServiceSettings, state: Path, resources
     return DockerBuilder(chosen, recipe_of(chosen, base_image), base_image, engine, registry)
 
 
-def _split_registry(url: str) -> tuple[str, str, str]:
-    """Where it answers, its host with the port, and what the names of images begin with there."""
+def split_registry(url: str) -> tuple[str, str]:
+    """Where it answers, and what the names of images begin with there. Raises `UnusableSettings`."""
     if not url:
-        return "", "", ""
+        return "", ""
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query:
         raise UnusableSettings(
             "ReplayBuildService.registry should read https://host[:port][/prefix], without a password."
         )
-    return f"{parts.scheme}://{parts.netloc}", parts.netloc, parts.path.strip("/")
+    return f"{parts.scheme}://{parts.netloc}", parts.path.strip("/")
 
 
 def _check_commands(chosen: DockerBuilderSettings) -> None:
@@ -218,7 +217,7 @@ def _kept_base_image(kept: Path, name: str) -> str | None:
     return pinned if was == name and pinned else None
 
 
-def _credentials(folder: Path | None, host: str) -> tuple[str | None, str | None]:
+def credentials_of(folder: Path | None, host: str) -> tuple[str | None, str | None]:
     """Name and password for a registry, as ``docker login`` keeps them; none where there are none.
 
     Raises `UnusableSettings` where a program keeps them (``credHelpers``): that is asked by the engine's command line
@@ -233,7 +232,7 @@ def _credentials(folder: Path | None, host: str) -> tuple[str | None, str | None
         name, _, password = base64.b64decode(entry, validate=True).decode().partition(":")
     except FileNotFoundError:
         return None, None
-    except (OSError, ValueError, AttributeError, binascii.Error) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise UnusableSettings(
             f"{file} has no credentials that can be read for {host}: {type(error).__name__}."
         ) from error

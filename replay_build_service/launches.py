@@ -125,9 +125,11 @@ class Launches:
         policy = self._policies.choose(person, wish.vo)
         urlpath = safe_urlpath(wish.urlpath)
         resolved = await self._resolve_wish(wish)
-        holder, server = await self.standing(person, wish.server_name)
         name = self._builds.name_of(resolved)
-        image = await self._builds.find(name)
+        # Neither needs the other, and the person waits.
+        (holder, server), image = await asyncio.gather(
+            self.standing(person, wish.server_name), self._builds.find(name)
+        )
         is_free = server.status is ServerStatus.ABSENT or holder is not None
         state = LaunchState.STARTING if image else LaunchState.BUILDING
         launch = Launch(

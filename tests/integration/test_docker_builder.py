@@ -39,7 +39,7 @@ from tests.containers.tools import build_variables
 from tests.registry_server import RegistryServer
 from tests.site import make_repository
 
-pytestmark = pytest.mark.needs("engine", "registry")
+pytestmark = [pytest.mark.needs("engine", "registry"), pytest.mark.hub_independent]
 
 BASE = "replay-test/base:1"
 

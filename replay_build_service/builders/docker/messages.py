@@ -89,7 +89,7 @@ def _failure_of_step(command: str, ending_words: str, ending: Ending) -> BuildFa
     if "exit code: 137" in ending_words and ending.memory_limit is not None:
         return BuildFailure(
             FailureReason.MEMORY,
-            f"The build needed more than {size(ending.memory_limit)} of memory, which is the limit here. It ended in: {shown}",
+            f"The build needed more than {size(ending.memory_limit)} of memory, which is the limit here, in: {shown}.",
         )
     limits = f" It may run {ending.process_limit} processes at a time here." if ending.process_limit else ""
     status = re.search(r"exit code: (\d+)", ending_words)

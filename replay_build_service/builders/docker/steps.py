@@ -183,14 +183,18 @@ def check_checkout(root: Path) -> None:
             raise _leads_out(folder)
         if not path.is_dir():
             continue
-        for entry in os.scandir(path):
-            name = f"{folder}/{entry.name}" if folder else entry.name
-            if entry.is_symlink() and not _lies_in(Path(entry.path), inside):
-                raise _leads_out(name)
-            if entry.name in _READ_WHOLE and entry.is_file() and (much := entry.stat().st_size) > _MUCH_TEXT:
-                raise Unbuildable(
-                    FailureReason.CANNOT_BUILD, f"{name} is {much:,} bytes long; at most 1 MB is read of such a file."
-                )
+        with os.scandir(path) as entries:
+            for entry in entries:
+                _check_entry(entry, f"{folder}/{entry.name}" if folder else entry.name, inside)
+
+
+def _check_entry(entry: os.DirEntry[str], name: str, root: Path) -> None:
+    if entry.is_symlink() and not _lies_in(Path(entry.path), root):
+        raise _leads_out(name)
+    if entry.name in _READ_WHOLE and entry.is_file() and (much := entry.stat().st_size) > _MUCH_TEXT:
+        raise Unbuildable(
+            FailureReason.CANNOT_BUILD, f"{name} is {much:,} bytes long; at most 1 MB is read of such a file."
+        )
 
 
 def _lies_in(path: Path, root: Path) -> bool:
