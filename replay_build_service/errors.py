@@ -13,6 +13,7 @@ Every error carries a sentence for the person (``str(error)``) that says what ha
     │   ├── OriginRefused         a host or address that Replay does not ask
     │   └── NotPermitted          no VO, no policy, somebody else's; has ``vos``: those that would do
     ├── Conflict                the state of things forbids it now (a consumed launch, a server that runs)
+    ├── BuildFailed             the build that a launch waited for made no image
     └── SourceFault             somebody else's fault, temporary: retried, then told
 """
 
@@ -70,6 +71,10 @@ class NotPermitted(Refused):
 
 class Conflict(ReplayError):
     """Not in the present state of things: a launch used already, another server that runs."""
+
+
+class BuildFailed(ReplayError):
+    """The build that a launch waited for made no image."""
 
 
 class SourceFault(ReplayError):

@@ -33,7 +33,7 @@ from replay_build_service.domain import (
     Wish,
     launch_stream,
 )
-from replay_build_service.errors import BadLink, Conflict, NotFound, ReplayError, UnknownProvider
+from replay_build_service.errors import BadLink, BuildFailed, Conflict, NotFound, ReplayError, UnknownProvider
 from replay_build_service.events import EventFeed
 from replay_build_service.links import RepoSpec, safe_urlpath
 from replay_build_service.policies import PolicySet
@@ -127,9 +127,7 @@ class Launches:
         resolved = await self._resolve_wish(wish)
         name = self._builds.name_of(resolved)
         # Neither needs the other, and the person waits.
-        (holder, server), image = await asyncio.gather(
-            self.standing(person, wish.server_name), self._builds.find(name)
-        )
+        (holder, server), image = await asyncio.gather(self.standing(person, wish.server_name), self._builds.find(name))
         is_free = server.status is ServerStatus.ABSENT or holder is not None
         state = LaunchState.STARTING if image else LaunchState.BUILDING
         launch = Launch(
@@ -382,10 +380,6 @@ class Launches:
     async def _say(self, launch_id: LaunchId, phase: Phase, text: str) -> None:
         await self._store.append_events(launch_stream(launch_id), [phase_event(phase, text)])
         self._feed.notify(launch_stream(launch_id))
-
-
-class BuildFailed(ReplayError):
-    """The build that a launch waited for made no image."""
 
 
 def _refuse_named_server(wish: Wish) -> None:

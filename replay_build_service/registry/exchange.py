@@ -64,7 +64,7 @@ def open_client(settings: RegistrySettings) -> httpx.AsyncClient:
         limits=httpx.Limits(
             max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS, keepalive_expiry=KEPT_ALIVE
         ),
-        # What a few packed bytes become in memory has no limit, so nothing may come packed.
+        # What a few packed bytes become in memory has no limit: what comes packed is not unpacked, and makes no sense.
         headers={"User-Agent": "replay-build-service", "Accept-Encoding": "identity"},
         cookies=no_cookies,
         follow_redirects=False,
@@ -86,7 +86,7 @@ def leads_somewhere(url: httpx.URL) -> bool:
 async def send(client: httpx.AsyncClient, request: httpx.Request, *, limit: int | None, follow: bool = False) -> Answer:
     """Ask, and follow redirects if ``follow``. Of a success at most ``limit`` bytes are read, none if it is ``None``.
 
-    Raises `PassingFault` where no answer came, or one that is too long, is packed, or leads nowhere.
+    Raises `PassingFault` where no answer came, or one that is too long or leads nowhere.
     """
     try:
         return await _followed(client, request, limit, MAX_REDIRECTS if follow else 0)
@@ -124,8 +124,6 @@ async def _body(response: httpx.Response, limit: int | None) -> bytes:
             raise misunderstood("an answer beyond the limit")
         if not response.is_success and len(kept) >= ERROR_LIMIT:
             return bytes(kept[:ERROR_LIMIT])
-    if kept and response.headers.get("Content-Encoding", "identity").strip().lower() not in {"", "identity"}:
-        raise misunderstood("a packed answer")
     return bytes(kept)
 
 

@@ -98,6 +98,8 @@ class FakeRunning:
     result: RunnableImage | BuildFailure | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     followed_from: list[int] = field(default_factory=list)
+    faults: list[Exception] = field(default_factory=list)
+    """What the next questions for the outcome raise, one after the other."""
 
     def _wake(self) -> None:
         changed, self.changed = self.changed, asyncio.Event()
@@ -126,6 +128,8 @@ class FakeRunning:
 
     async def outcome(self) -> RunnableImage | BuildFailure:
         assert self.result is not None, "asked before its end"
+        if self.faults:
+            raise self.faults.pop(0)
         return self.result
 
     async def cancel(self) -> None:

@@ -19,6 +19,7 @@ from replay_build_service.domain import (
     RunnableImage,
     build_stream,
 )
+from replay_build_service.errors import SourceFault
 from tests.unit.core_fakes import BROKEN, FailingStore, FakeBuilder, a_house, a_store, image, ref
 
 
@@ -300,3 +301,61 @@ async def test_an_image_that_has_vanished_is_built_again(store: Store) -> None:
         (await house.builder.next(2)).end(image("again"))
         await house.builds.finished(again.id)
         assert await house.builds.ensure(ref(), "ada") == image("again")
+
+
+async def test_a_build_may_use_again_what_the_repositorys_last_image_has(store: Store) -> None:
+    async with a_house(store) as house:
+        for number, version in enumerate("ab", start=1):
+            build = a_build(await house.builds.ensure(ref(version=version * 40), "ada"))
+            (await house.builder.next(number)).end(image(version))
+            await house.builds.finished(build.id)
+        await house.builds.ensure(ref(version="c" * 40), "ada")
+        await house.builder.next(3)
+        await house.builds.ensure(ref("other"), "ada")
+        await house.builder.next(4)
+        assert house.builder.cached_from == [None, image("a"), image("b"), None]
+
+
+async def test_a_build_that_made_its_image_is_tidied_up_after(store: Store) -> None:
+    async with a_house(store) as house:
+        build = a_build(await house.builds.ensure(ref(), "ada"))
+        (await house.builder.next()).end(image())
+        await house.builds.finished(build.id)
+        while not house.builder.tidied:
+            await asyncio.sleep(0)
+        assert (house.builder.tidied, house.builder.discarded) == ([build.id], [])
+
+
+async def test_a_registry_that_cannot_say_what_came_of_a_build_is_asked_again(store: Store) -> None:
+    async with a_house(store) as house:
+        build = a_build(await house.builds.ensure(ref(), "ada"))
+        running = await house.builder.next()
+        running.faults = [SourceFault("The registry does not answer.")] * 3
+        running.end(image())
+        assert (await house.builds.finished(build.id)).image == image()
+
+
+async def test_one_that_never_says_ends_the_build_with_its_own_words(store: Store) -> None:
+    async with a_house(store) as house:
+        build = a_build(await house.builds.ensure(ref(), "ada"))
+        running = await house.builder.next()
+        running.faults = [SourceFault("The registry does not answer.")] * 99
+        running.end(image())
+        failure = (await house.builds.finished(build.id)).failure
+        assert failure is not None
+        assert (failure.reason, failure.message) == (FailureReason.INTERNAL, "The registry does not answer.")
+
+
+async def test_a_doubted_image_is_looked_at_thoroughly_once(store: Store) -> None:
+    async with a_house(store) as house:
+        build = a_build(await house.builds.ensure(ref(), "ada"))
+        (await house.builder.next()).end(image())
+        await house.builds.finished(build.id)
+        house.builder.damaged.add(image())
+        assert await house.builds.ensure(ref(), "ada") == image(), "nobody has complained"
+        house.builds.doubt(image())
+        again = a_build(await house.builds.ensure(ref(), "ada"))
+        (await house.builder.next(2)).end(image("mended"))
+        assert (await house.builds.finished(again.id)).image == image("mended")
+        house.builds.doubt(image("mended"))
+        assert await house.builds.ensure(ref(), "ada") == image("mended"), "it is whole"

@@ -567,6 +567,16 @@ async def test_a_start_that_the_hub_reports_as_failed_is_told_in_its_words(store
         assert (await settled(house, launch)).failure == "There is no room for you."
 
 
+async def test_an_image_of_which_no_server_could_be_started_is_looked_at_before_the_next(store: Store) -> None:
+    async with a_house(store) as house:
+        await running(house, ADA)
+        house.hub.messages = [StartProgress("The image is damaged.", failed=True)]
+        house.builder.damaged.add(image())
+        assert (await settled(house, await house.launches.create(BORIS, wish()))).failure == "The image is damaged."
+        house.hub.servers.clear()
+        assert (await house.launches.create(BORIS, wish())).state is LaunchState.BUILDING
+
+
 async def test_a_server_that_does_not_stop_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(starts_module, "STOP_SECONDS", 0.05)
     async with a_house(store) as house:
