@@ -10,12 +10,15 @@ from pathlib import Path
 
 import jupyterhub
 
-from benchmarks import demo_start, launch, watchers
+from benchmarks import containers, demo_start, launch, watchers
 
 MEASUREMENTS: dict[str, Callable[[Path, int], str]] = {
     "launch": launch.measure,
     "watchers": watchers.measure,
     "demo-start": demo_start.measure,
+    "builds": containers.measure_builds,
+    "container-launch": containers.measure_launch,
+    "output": containers.measure_output,
 }
 
 
