@@ -5,6 +5,8 @@ PYTHON ?= python3
 PORT ?= 8000
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
+# JupyterHub's older major version, beside the newer one of $(VENV).
+HUB55 := .venv-hub55
 STAMPS := .stamps
 # Compiled once here, so that every start is quick.
 INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --require-hashes --python
@@ -19,17 +21,27 @@ NODE_WHEEL :=
 export PATH := $(PATH):$(BIN)
 endif
 
-.PHONY: demo test test-quick lint bench clean screenshots
+# A file's tests stay together: they share a site. The files go out in their order, the long ones first.
+WORKERS ?= 2
+PYTEST := -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo test test-hub6 test-hub55 test-quick lint bench clean screenshots
 
 demo: $(STAMPS)/demo $(STAMPS)/pages
 	@exec $(BIN)/python -m demo --port $(PORT)
 
-test: $(STAMPS)/test $(STAMPS)/hub55 $(STAMPS)/pages lint
-	$(BIN)/python -m pytest
+test: lint test-hub6 test-hub55
+
+test-hub6: $(STAMPS)/test $(STAMPS)/pages
+	$(BIN)/python $(PYTEST)
+
+# All but what knows no JupyterHub at all, which has run for the other version.
+test-hub55: $(STAMPS)/hub55 $(STAMPS)/pages
+	PATH='$(CURDIR)/$(HUB55)/bin:$(PATH)' $(HUB55)/bin/python $(PYTEST) -m 'not hub_independent'
 
 # Without the checks and the browser, for the time in between.
 test-quick: $(STAMPS)/test $(STAMPS)/pages
-	$(BIN)/python -m pytest tests/unit tests/integration
+	$(BIN)/python $(PYTEST) tests/unit tests/integration
 
 lint: $(STAMPS)/test $(STAMPS)/node-dev
 	$(BIN)/ruff check .
@@ -47,7 +59,7 @@ screenshots: $(STAMPS)/test $(STAMPS)/pages
 	cp test-results/launch.png docs/images/launch.png
 
 clean:
-	rm -rf $(VENV) .venv-hub55 node_modules $(STAMPS) .demo replay_build_service/web/static/dist
+	rm -rf $(VENV) $(HUB55) node_modules $(STAMPS) .demo replay_build_service/web/static/dist
 
 $(STAMPS)/venv: requirements/uv.txt
 	@mkdir -p $(STAMPS)
@@ -67,11 +79,10 @@ $(STAMPS)/test: $(STAMPS)/demo requirements/dev.txt
 	$(INSTALL) $(BIN)/python -r requirements/dev.txt
 	@touch $@
 
-# JupyterHub's older major version, beside the newer one.
 $(STAMPS)/hub55: $(STAMPS)/venv requirements/hub55.txt pyproject.toml
-	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-hub55
-	$(INSTALL) .venv-hub55/bin/python -r requirements/hub55.txt
-	$(BIN)/uv pip install --quiet --python .venv-hub55/bin/python --no-deps --no-build-isolation --editable .
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(HUB55)
+	$(INSTALL) $(HUB55)/bin/python -r requirements/hub55.txt
+	$(BIN)/uv pip install --quiet --python $(HUB55)/bin/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(STAMPS)/node-wheel: $(STAMPS)/venv requirements/node.txt

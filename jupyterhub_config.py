@@ -12,6 +12,7 @@ Settings come from the environment, all optional but the first two:
     REPLAY_VOS                       EGI Replay's, see below; VO=ENROLMENT-URL, separated by spaces
     REPLAY_ALLOWED_HOSTS             public forges           hosts that repositories may come from, by commas
     REPLAY_EXEMPT_ORIGINS                                    origins asked although private or not HTTPS, by commas
+    REPLAY_BUILDER                   venv                    docker: builds and sessions are containers of an engine
     REPLAY_PYTHON_DOWNLOADS          0                       1: uv may download the Python a repository asks for
     REPLAY_UV_CACHE                  in the state folder     uv's cache of downloads
     REPLAY_BUILD_ENVIRONMENT                                 names of variables handed to builds, by commas
@@ -22,6 +23,19 @@ Settings come from the environment, all optional but the first two:
     REPLAY_KEEP_SERVERS              1                       0: sessions and builds end with the hub
     REPLAY_PROXY_COMMAND             configurable-http-proxy
 
+With REPLAY_BUILDER=docker also:
+
+    REPLAY_DOCKER_HOST               unix:///var/run/docker.sock
+    REPLAY_DOCKER_CONFIG             ~/.docker               folder with the registry's credentials
+    REPLAY_REGISTRY                                          https://host[:port][/prefix]; without one, images stay in the engine
+    REPLAY_HUB_ADDRESS               172.17.0.1              where the hub listens for containers: the engine's bridge
+    REPLAY_HUB_NAME                  REPLAY_HUB_ADDRESS      what containers call it
+    REPLAY_BASE_IMAGE                repo2docker's           what images stand on
+    REPLAY_REPO2DOCKER_CONFIG                                a configuration file of repo2docker
+    REPLAY_BUILD_NETWORK             the engine's default    network of builds' steps
+    REPLAY_BUILD_MEMORY_LIMIT                                of all steps of a build together; needs root, see docs/builders.md
+    REPLAY_BUILD_PROCESS_LIMIT                               as above
+
 SSL_CERT_FILE, where it is set, is handed to the build service and to builds: a site's own certificate authorities.
 """
 
@@ -31,7 +45,7 @@ from pathlib import Path
 
 from replay_auth import EGICheckinAuthenticator
 from replay_build_service.kept_secrets import UnusableSecret, kept_secret
-from replay_spawner import ReplayLocalSpawner, hub_templates, link_handlers
+from replay_spawner import hub_templates, link_handlers
 
 c = get_config()  # noqa: F821 - the name is given by traitlets
 
@@ -60,7 +74,10 @@ vos = {entry.partition("=")[0]: entry.partition("=")[2] for entry in setting("VO
 # ---- The hub ---------------------------------------------------------------------------------------------------------
 
 c.JupyterHub.bind_url = setting("BIND_URL", public_url)
-c.JupyterHub.hub_bind_url = f"http://127.0.0.1:{hub_port}"
+in_containers = setting("BUILDER", "venv") == "docker"
+hub_address = setting("HUB_ADDRESS", "172.17.0.1" if in_containers else "127.0.0.1")
+c.JupyterHub.hub_bind_url = f"http://{hub_address}:{hub_port}"
+c.JupyterHub.hub_connect_url = f"http://{setting('HUB_NAME', hub_address)}:{hub_port}"
 c.JupyterHub.db_url = f"sqlite:///{state / 'jupyterhub.sqlite'}"
 c.JupyterHub.cookie_secret_file = str(state / "jupyterhub_cookie_secret")
 c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{proxy_api_port}"
@@ -92,16 +109,23 @@ try:
 except UnusableSecret as unusable:
     sys.exit(str(unusable))
 
-# ---- What runs: sessions as processes of this machine ------------------------------------------------------------------
+# ---- What runs: sessions as containers, or as processes of this machine --------------------------------------------------
 
-c.JupyterHub.spawner_class = ReplayLocalSpawner
 service_url = f"http://127.0.0.1:{service_port}/services/replay/"
 token_file = str(state / "service_token")
 c.ReplayMixin.replay_service_url = service_url
 c.ReplayMixin.replay_token_file = token_file
 c.ReplayMixin.replay_ordinary_servers = setting("ORDINARY_SERVERS", "1") == "1"
-c.ReplayLocalSpawner.sessions_dir = str(state / "sessions")
 c.Spawner.default_url = "/lab"
+docker_host = setting("DOCKER_HOST", "unix:///var/run/docker.sock")
+if in_containers:
+    c.JupyterHub.spawner_class = "replay_spawner.docker.ReplayDockerSpawner"
+    c.DockerSpawner.client_kwargs = {"base_url": docker_host}
+    if docker_config := setting("DOCKER_CONFIG"):
+        os.environ["DOCKER_CONFIG"] = docker_config  # Where the engine's client looks for credentials.
+else:
+    c.JupyterHub.spawner_class = "replay_spawner.local.ReplayLocalSpawner"
+    c.ReplayLocalSpawner.sessions_dir = str(state / "sessions")
 
 # ---- The build service, as a service of the hub ------------------------------------------------------------------------
 
@@ -155,9 +179,16 @@ c.ReplayBuildService.mem_limit = setting("MEM_LIMIT", "4G")
 if hosts := listed("ALLOWED_HOSTS"):
     c.ReplayBuildService.allowed_hosts = hosts
 c.ReplayBuildService.exempt_origins = listed("EXEMPT_ORIGINS")
+c.ReplayBuildService.builder = setting("BUILDER", "venv")
 c.ReplayBuildService.python_downloads = setting("PYTHON_DOWNLOADS", "0") == "1"
 c.ReplayBuildService.uv_cache_dir = setting("UV_CACHE")
 c.ReplayBuildService.build_environment = {
     name: os.environ[name] for name in [*listed("BUILD_ENVIRONMENT"), "SSL_CERT_FILE"] if name in os.environ
 }
 c.ReplayBuildService.stop_builds_on_exit = setting("KEEP_SERVERS", "1") == "0"
+c.ReplayBuildService.docker_host = docker_host
+for name in ("docker_config", "registry", "base_image", "repo2docker_config", "build_network", "build_memory_limit"):
+    if value := setting(name.upper()):
+        setattr(c.ReplayBuildService, name, value)
+if processes := setting("BUILD_PROCESS_LIMIT"):
+    c.ReplayBuildService.build_process_limit = int(processes)

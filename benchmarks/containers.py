@@ -24,7 +24,6 @@ from benchmarks.figures import spread
 from benchmarks.launch import until_served
 from demo.git_server import GitServer
 from demo.people import ADA
-from replay_build_service.assembly import Images
 from replay_build_service.builders.docker.builder import DockerBuilder
 from replay_build_service.builders.docker.engine import Engine
 from replay_build_service.builders.docker.recipe import pinned_base_image, recipe_of
@@ -32,7 +31,7 @@ from replay_build_service.builders.docker.settings import DockerBuilderSettings
 from replay_build_service.domain import BuildId, BuildJob, ImageName, ResolvedRef, RunnableImage
 from replay_build_service.links import Repository, RepoSpec
 from replay_build_service.outgoing import OutgoingRules
-from replay_build_service.registry import Registry
+from replay_build_service.registry import Images, Registry
 from tests.containers.engine import ContainerEngine
 from tests.containers.site import BASE_TAG, NOTEBOOK_TAG, ContainerSites
 from tests.containers.tools import build_variables

@@ -23,6 +23,7 @@ from urllib.request import urlopen
 import psutil
 
 from demo.checkin import CheckinStandIn
+from demo.containers import NoEngine, container_settings, remove_containers
 from demo.git_server import GitServer
 from demo.people import PEOPLE, Person
 from demo.repositories import Published, publish
@@ -70,6 +71,11 @@ def _run(port: int, folder: Path) -> int:
     if not secret_file.exists():
         secret_file.touch(mode=0o600)
         secret_file.write_text(secrets.token_hex(16))
+    in_containers = os.environ.get("REPLAY_BUILDER", "venv") == "docker"
+    try:
+        more = container_settings() if in_containers else {}
+    except NoEngine as error:
+        raise CannotStart(str(error)) from error
     repositories = publish(folder / "git")
     with (
         GitServer(folder / "git", port=port + 5) as git,
@@ -92,12 +98,12 @@ def _run(port: int, folder: Path) -> int:
             "PYTHON_DOWNLOADS": os.environ.get("REPLAY_PYTHON_DOWNLOADS", "1"),
             "KEEP_SERVERS": "0",
             "PROXY_COMMAND": f"{_node()} {PROJECT}/node_modules/configurable-http-proxy/bin/configurable-http-proxy",
-        }
+        } | more
         log_file = folder / "hub.log"
         try:
             hub = _start_hub(settings, folder, log_file)
             _until_it_answers(hub, url, log_file)
-            _welcome(url, git.url, repositories, PEOPLE, log_file)
+            _welcome(url, git.url, repositories, PEOPLE, log_file, in_containers=in_containers)
             hub.wait()
             print(f"The hub ended by itself. Its log: {log_file}", file=sys.stderr)
             return 1
@@ -105,6 +111,8 @@ def _run(port: int, folder: Path) -> int:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
             _end(folder)
+            if in_containers:
+                remove_containers(port + 1)
 
 
 def _start_hub(settings: dict[str, str], folder: Path, log_file: Path) -> "subprocess.Popen[bytes]":
@@ -153,7 +161,13 @@ def _until_it_answers(hub: "subprocess.Popen[bytes]", url: str, log_file: Path) 
 
 
 def _welcome(
-    url: str, git_url: str, repositories: Sequence[Published], people: Sequence[Person], log_file: Path
+    url: str,
+    git_url: str,
+    repositories: Sequence[Published],
+    people: Sequence[Person],
+    log_file: Path,
+    *,
+    in_containers: bool,
 ) -> None:
     print(f"\nReplay runs at {url}\n\nLinks to open:")
     for repository in repositories:
@@ -162,8 +176,13 @@ def _welcome(
     print("\nPeople who can log in (the stand-in for Check-in asks for no password):")
     for person in people:
         print(f"  {person.name:<18} {person.remark}")
+    if in_containers:
+        print("\nBuilds and sessions are containers of this machine's engine; what was built stays there.")
+    else:
+        print(
+            "\nBuilds and sessions are ordinary processes of your own account: nothing is isolated. Open links that you trust."
+        )
     print(
-        "\nBuilds and sessions are ordinary processes of your own account: nothing is isolated. Open links that you trust.\n"
         f"The log is in {log_file}. Ctrl-C ends it all.\n",
         flush=True,
     )

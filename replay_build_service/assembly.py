@@ -16,19 +16,19 @@ from typing import cast
 from urllib.parse import urlsplit
 
 from replay_build_service.builders.base import Builder
-from replay_build_service.builders.docker.builder import DockerBuilder, ImageRegistry
+from replay_build_service.builders.docker.builder import DockerBuilder
 from replay_build_service.builders.docker.cgroup import BuildGroup
 from replay_build_service.builders.docker.engine import Engine, EngineFault
 from replay_build_service.builders.docker.recipe import configured_base_image, pinned_base_image, recipe_of
 from replay_build_service.builders.docker.settings import DockerBuilderSettings
 from replay_build_service.builders.venv.builder import VenvBuilder, VenvBuilderSettings, running_version
-from replay_build_service.domain import ImageConfiguration, Resources
+from replay_build_service.domain import Resources
 from replay_build_service.errors import SourceFault
 from replay_build_service.outgoing import OutgoingRules
 from replay_build_service.providers.base import RepoProvider
 from replay_build_service.providers.gh import GitHubProvider
 from replay_build_service.providers.git import GitProvider
-from replay_build_service.registry import Registry, RegistrySettings
+from replay_build_service.registry import Images, Registry, RegistrySettings
 from replay_build_service.settings import ServiceSettings
 
 log = logging.getLogger(__name__)
@@ -237,29 +237,3 @@ def credentials_of(folder: Path | None, host: str) -> tuple[str | None, str | No
             f"{file} has no credentials that can be read for {host}: {type(error).__name__}."
         ) from error
     return name, password
-
-
-class Images(ImageRegistry):
-    """The registry as the builder asks it."""
-
-    def __init__(self, registry: Registry, host: str) -> None:
-        self._registry = registry
-        self._host = host
-
-    @property
-    def host(self) -> str:
-        return self._host
-
-    async def exists(self, repository: str, reference: str) -> bool:
-        return await self._registry.exists(repository, reference)
-
-    async def is_whole(self, repository: str, digest: str) -> bool:
-        manifest = await self._registry.manifest(repository, digest)
-        return manifest is not None and not await self._registry.missing_blobs(repository, manifest)
-
-    async def image_configuration(self, repository: str, digest: str) -> ImageConfiguration | None:
-        manifest = await self._registry.manifest(repository, digest)
-        return None if manifest is None else await self._registry.configuration(repository, manifest)
-
-    async def delete(self, repository: str, digest: str) -> bool:
-        return await self._registry.delete(repository, digest)

@@ -3,8 +3,8 @@
 set -eu
 lock() { out=$1; shift; uv pip compile pyproject.toml "$@" --universal --generate-hashes --no-emit-index-url --no-header \
   --python-version 3.11 --quiet --output-file "requirements/$out.txt"; }
-lock dev --extra kubernetes --group test
-lock demo --group demo --constraint requirements/dev.txt
+lock dev --extra docker --extra kubernetes --group test
+lock demo --extra docker --group demo --constraint requirements/dev.txt
 uv pip compile --group uv --universal --generate-hashes --no-header --python-version 3.11 --quiet --constraint requirements/dev.txt --output-file requirements/uv.txt
 uv pip compile --group node --universal --generate-hashes --no-header --python-version 3.11 --quiet --output-file requirements/node.txt
-lock hub55 requirements/hub55.in --extra kubernetes --group demo
+lock hub55 requirements/hub55.in --extra docker --extra kubernetes --group test

@@ -1,14 +1,18 @@
 """What a machine can run, and the one rule for what it cannot: a named skip, or with ``REPLAY_TEST_REQUIRE`` a failure."""
 
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.requirements import HUB55_PYTHON, REQUIRED, known_requirements, missing, unknown_requirements
+from tests.containers.fixtures import container_engine, container_site, image_registry, new_container_site  # noqa: F401
+from tests.requirements import REQUIRED, known_requirements, missing, unknown_requirements
 from tests.site import Site, Sites
+
+_LEFT_OUT = pytest.StashKey[int]()
 
 
 def pytest_configure() -> None:
@@ -16,6 +20,26 @@ def pytest_configure() -> None:
         raise pytest.UsageError(
             f"REPLAY_TEST_REQUIRE names {', '.join(unknown)}. The names are: {', '.join(known_requirements())}."
         )
+
+
+def pytest_report_header() -> str:
+    return f"JupyterHub {version('jupyterhub')}: that of the interpreter, and the one that all hubs here run"
+
+
+# pytest-xdist's workers choose the tests, and it does not tell how many they left out.
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    output = getattr(items[0].config, "workeroutput", {})
+    output["deselected"] = output.get("deselected", 0) + len(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    node.config.stash[_LEFT_OUT] = getattr(node, "workeroutput", {}).get("deselected", 0)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if left_out := terminalreporter.config.stash.get(_LEFT_OUT, 0):
+        terminalreporter.write_line(f"{left_out} tests deselected")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -27,16 +51,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             if name in REQUIRED:
                 pytest.fail(f"{name} is required: {reason}", pytrace=False)
             pytest.skip(f"{name}: {reason}")
-
-
-@pytest.fixture(
-    scope="session",
-    params=["6.1", pytest.param("5.5", marks=pytest.mark.needs("hub55"))],
-    ids=lambda version: f"hub-{version}",
-)
-def hub_python(request: pytest.FixtureRequest) -> Path:
-    """The interpreter of each supported JupyterHub."""
-    return HUB55_PYTHON if request.param == "5.5" else Path(sys.executable)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """A real hub that logs in at the stand-in for EGI Check-in, for tests of the login.
 
-Real processes over HTTP: JupyterHub of either supported version, configurable-http-proxy, the stand-in. What a single
+Real processes over HTTP: JupyterHub, configurable-http-proxy, the stand-in. What a single
 module needs stays there; nothing here knows how Replay builds or launches.
 """
 
@@ -63,7 +63,6 @@ def free_ports(count: int) -> list[int]:
 class Hub:
     """One hub with its database in a folder, so that it can be stopped and started with other settings."""
 
-    python: Path
     folder: Path
     issuer: str
     client_secret: str
@@ -116,7 +115,7 @@ c.EGICheckinAuthenticator.permitted_vos = {permitted_vos!r}
         environment |= {"PYTHONPATH": str(ROOT), "JUPYTERHUB_CRYPT_KEY": key.read_text(), "PYTHONUNBUFFERED": "1"}
         self._log.clear()
         self._process = subprocess.Popen(
-            [str(self.python), "-m", "jupyterhub", "-f", "jupyterhub_config.py"],
+            [sys.executable, "-m", "jupyterhub", "-f", "jupyterhub_config.py"],
             cwd=self.folder,
             env=environment,
             text=True,
@@ -249,14 +248,14 @@ class Visitor:
 
 
 @contextmanager
-def provider_and_hub(python: Path, folder: Path) -> Iterator[tuple[CheckinStandIn, Hub]]:
+def provider_and_hub(folder: Path) -> Iterator[tuple[CheckinStandIn, Hub]]:
     """Both know each other; neither has been started. Whatever runs at the end is stopped."""
     ports = free_ports(3)
     secret = secrets.token_urlsafe(24)
     checkin = CheckinStandIn(
         client_id="hub", client_secret=secret, redirect_uris=[f"http://127.0.0.1:{ports[0]}/hub/oauth_callback"]
     )
-    hub = Hub(python, folder, checkin.issuer, secret, ports)
+    hub = Hub(folder, checkin.issuer, secret, ports)
     try:
         yield checkin, hub
     finally:

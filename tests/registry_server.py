@@ -17,7 +17,7 @@ import os
 import secrets
 import subprocess
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -431,7 +431,7 @@ class RegistryServer:
         return folder / hexadecimal[:2] / hexadecimal / "data"
 
     @contextmanager
-    def _pushing(self, repository: str) -> Iterator[httpx.Client]:
+    def _pushing(self, repository: str) -> Generator[httpx.Client]:
         headers: dict[str, str] = {}
         match self.login:
             case Login.ANONYMOUS:

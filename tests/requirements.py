@@ -10,7 +10,6 @@ from pathlib import Path
 from tests.containers.tools import why_no_engine
 
 ROOT = Path(__file__).resolve().parents[1]
-HUB55_PYTHON = Path(os.environ.get("REPLAY_TEST_HUB55_PYTHON", ROOT / ".venv-hub55" / "bin" / "python"))
 
 
 def browser() -> str | None:
@@ -23,10 +22,6 @@ def browser() -> str | None:
 
 def _no_browser() -> str | None:
     return None if browser() else "no Chromium found; install it, or name one with REPLAY_TEST_BROWSER"
-
-
-def _no_hub55() -> str | None:
-    return None if HUB55_PYTHON.exists() else f"no JupyterHub 5.5 at {HUB55_PYTHON}; “make test” installs it"
 
 
 def _no_proxy() -> str | None:
@@ -60,7 +55,6 @@ def _no_registry() -> str | None:
 
 _CHECKS: dict[str, Callable[[], str | None]] = {
     "browser": _no_browser,
-    "hub55": _no_hub55,
     "proxy": _no_proxy,
     "git-server": _no_git_server,
     "pages": _no_pages,

@@ -21,24 +21,17 @@ from urllib.parse import quote
 
 import httpx
 import psutil
-import pytest
 
 from demo.checkin import CheckinStandIn
 from demo.git_server import GitServer
 from demo.people import ADA, Person
 from tests.login_fixtures import Visitor, free_ports
-from tests.requirements import HUB55_PYTHON, ROOT
+from tests.requirements import ROOT
 
 START_SECONDS = 60
 UV_CACHE = os.environ.get("UV_CACHE_DIR", str(Path.home() / ".cache" / "uv"))
 """Shared by all sites: wheels are fetched once for a machine."""
 
-
-HUBS = [
-    pytest.param(sys.executable, id="hub-6"),
-    pytest.param(str(HUB55_PYTHON), id="hub-5.5", marks=pytest.mark.needs("hub55")),
-]
-"""The interpreters of the supported versions of JupyterHub, to parametrize by."""
 
 # An ordinary server of the hub's, which tells how it was started.
 _ORDINARY_SERVER = """
@@ -93,9 +86,10 @@ class Site:
     checkin: CheckinStandIn
     client_secret: str
     ports: list[int]
-    python: str = sys.executable
     settings: dict[str, str] = field(default_factory=dict)
     extra_config: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Of the hub, beside what this process has and the settings."""
     admin_token: str = field(default_factory=lambda: secrets.token_hex(32))
     _process: "subprocess.Popen[bytes] | None" = None
     _clients: list[httpx.Client] = field(default_factory=list)
@@ -149,9 +143,9 @@ c.JupyterHub.load_roles.append({{
         }
         with (self.folder / "hub.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self.python, "-m", "jupyterhub", "-f", str(config)],
+                [sys.executable, "-m", "jupyterhub", "-f", str(config)],
                 cwd=self.folder,
-                env=clean | {f"REPLAY_{name}": value for name, value in settings.items()},
+                env=clean | self.environment | {f"REPLAY_{name}": value for name, value in settings.items()},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -348,6 +342,19 @@ class ApiClient:
         assert last.get("phase") == "ready", "\n".join(lines[-20:])
         return self.get(response.json()["id"])
 
+    def launch_and_fail(self, repo: Repo | str, **more: Any) -> str:
+        """Launch and follow to the failure, or be refused at once: what the person is told."""
+        response = self.launch(repo, **more)
+        return self.failure_of(response.json()["id"]) if response.status_code == 201 else response.json()["message"]
+
+    def failure_of(self, launch_id: str) -> str:
+        """Follow to the failure: what the person is told."""
+        *_, (_, last) = self.events(launch_id)
+        assert last["phase"] == "failed", last
+        told = self.get(launch_id)["failure"]
+        assert told.endswith("."), told
+        return told
+
 
 class Sites:
     """Makes sites below a folder and ends them all."""
@@ -360,7 +367,11 @@ class Sites:
         return self
 
     def start(
-        self, *, settings: Mapping[str, str] | None = None, extra_config: str = "", python: str = sys.executable
+        self,
+        *,
+        settings: Mapping[str, str] | None = None,
+        extra_config: str = "",
+        environment: Mapping[str, str] | None = None,
     ) -> Site:
         folder = self._folder / f"site-{len(self._sites)}"
         (folder / "git").mkdir(parents=True)
@@ -372,7 +383,7 @@ class Sites:
             redirect_uris=[f"http://127.0.0.1:{ports[0]}/hub/oauth_callback"],
         )
         git = GitServer(folder / "git")
-        site = Site(folder, git, checkin, secret, ports, python, dict(settings or {}), extra_config)
+        site = Site(folder, git, checkin, secret, ports, dict(settings or {}), extra_config, dict(environment or {}))
         self._sites.append(site)
         git.start()
         checkin.start()

@@ -13,6 +13,7 @@ no build, no database and no other edge.
 from replay_build_service.registry.client import Registry
 from replay_build_service.registry.documents import Layer, Manifest, parse_configuration
 from replay_build_service.registry.faults import RegistryFault
+from replay_build_service.registry.images import Images
 from replay_build_service.registry.settings import RegistrySettings
 
-__all__ = ["Layer", "Manifest", "Registry", "RegistryFault", "RegistrySettings", "parse_configuration"]
+__all__ = ["Images", "Layer", "Manifest", "Registry", "RegistryFault", "RegistrySettings", "parse_configuration"]

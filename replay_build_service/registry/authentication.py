@@ -113,7 +113,7 @@ _Method: TypeAlias = _Open | _Basic | _Bearer
 
 def _method_of(challenges: Sequence[Challenge], settings: RegistrySettings) -> _Basic | _Bearer:
     """Tokens rather than the password, where the registry leaves the choice. Raises `RegistryFault`."""
-    offered = {challenge.scheme: challenge.parameters for challenge in reversed(challenges)}
+    offered = {challenge.scheme: challenge.parameters for challenge in challenges}
     if (parameters := offered.get("bearer")) is not None:
         realm = parameters.get("realm", "")
         if not is_trusted_realm(realm, settings):

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,7 +16,10 @@ import psutil
 import pytest
 
 from demo.people import ADA
+from tests.containers.engine import ContainerEngine
+from tests.containers.site import BASE_TAG
 from tests.login_fixtures import Visitor
+from tests.registry_server import RegistryServer
 from tests.requirements import ROOT
 
 pytestmark = [pytest.mark.needs("proxy", "git-server"), pytest.mark.timeout(300)]
@@ -52,11 +55,13 @@ def first_of_free_ports() -> int:
 
 
 @contextmanager
-def running_demo(folder: Path, port: int) -> Iterator[Demo]:
+def running_demo(folder: Path, port: int, environment: Mapping[str, str] | None = None) -> Iterator[Demo]:
     process = subprocess.Popen(
         [sys.executable, "-m", "demo", "--port", str(port), "--dir", str(folder)],
         cwd=ROOT,
-        env=os.environ | {"REPLAY_UV_CACHE": str(Path.home() / ".cache" / "uv"), "REPLAY_PYTHON_DOWNLOADS": "0"},
+        env=os.environ
+        | {"REPLAY_UV_CACHE": str(Path.home() / ".cache" / "uv"), "REPLAY_PYTHON_DOWNLOADS": "0"}
+        | dict(environment or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -112,6 +117,42 @@ def test_the_demo_runs_an_example_and_leaves_nothing_behind_but_what_was_built(t
         visitor.log_in(ADA)
         assert "Not built yet" not in visitor.open(link[0]).text
     assert processes_of(folder) == []
+
+
+@pytest.mark.needs("engine")
+@pytest.mark.timeout(600)
+def test_with_a_container_engine_sessions_are_containers_and_go_with_the_demo(
+    tmp_path: Path, container_engine: ContainerEngine, image_registry: RegistryServer
+) -> None:
+    folder, port = tmp_path / "demo", first_of_free_ports()
+    base = f"{image_registry.settings().host}/{BASE_TAG}"
+    environment = {**container_engine.environment, "REPLAY_BUILDER": "docker", "REPLAY_BASE_IMAGE": base}
+    with running_demo(folder, port, environment) as demo, Visitor(demo) as visitor:  # type: ignore[arg-type]
+        assert "containers of this machine's engine" in demo.said
+        link = re.search(r"http\S+hello-notebook\S+", demo.said)
+        assert link, demo.said
+        visitor.log_in(ADA)
+        consent = visitor.open(link[0])
+        assert "Sessions on this site are containers" in consent.text
+        launched = visitor.open_form(f"{demo.url}/services/replay/launches", _Fields(consent.text).values)
+        _until_it_runs(visitor, str(launched.url))
+        assert [one for one in container_engine.containers() if one["State"] == "running"]
+    assert processes_of(folder) == []
+    assert container_engine.containers() == []
+
+
+def test_without_an_engine_the_demo_says_what_is_missing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "demo", "--port", str(first_of_free_ports()), "--dir", str(tmp_path / "demo")],
+        cwd=ROOT,
+        env={**os.environ, "REPLAY_BUILDER": "docker", "PATH": str(Path(sys.executable).parent)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "needs Docker" in done.stderr
+    assert not (tmp_path / "demo" / "state").exists()
 
 
 def _until_it_runs(visitor: Visitor, launch_url: str) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 import pytest
 
 from demo.people import ADA, DMITRI
-from tests.site import HUBS, ORDINARY_SERVERS, Repo, Site, Sites
+from tests.site import ORDINARY_SERVERS, Repo, Site, Sites
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -83,9 +83,9 @@ def hostile() -> Iterator[HostileSite]:
     site.server.server_close()
 
 
-@pytest.fixture(scope="module", params=HUBS)
-def prepared(request: pytest.FixtureRequest, sites: Sites, chromium: "Browser") -> Iterator[Target]:
-    site = sites.start(python=request.param, extra_config=ORDINARY_SERVERS)
+@pytest.fixture(scope="module")
+def prepared(sites: Sites, chromium: "Browser") -> Iterator[Target]:
+    site = sites.start(extra_config=ORDINARY_SERVERS)
     site.client(DMITRI)
     built = site.repository("built", {"README.md": "built\n"})
     unbuilt = site.repository("unbuilt", {"README.md": "not built\n"})

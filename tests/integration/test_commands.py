@@ -12,7 +12,7 @@ import pytest
 from traitlets.config.loader import PyFileConfigLoader
 
 from replay_build_service.app import ReplayBuildService
-from replay_build_service.builders.venv import VenvBuilder
+from replay_build_service.builders.venv.builder import VenvBuilder
 from replay_build_service.db import shown_url
 from tests.requirements import ROOT
 

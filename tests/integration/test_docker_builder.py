@@ -3,8 +3,9 @@
 import json
 import os
 import secrets
+import subprocess
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,6 @@ import pytest
 import stamina
 
 from demo.git_server import GitServer
-from replay_build_service.assembly import Images
 from replay_build_service.builders.base import LogRecord, RunningBuild
 from replay_build_service.builders.docker.builder import DockerBuilder, ImageRegistry
 from replay_build_service.builders.docker.cgroup import PARENT, ROOT
@@ -33,7 +33,7 @@ from replay_build_service.domain import (
 )
 from replay_build_service.links import Repository, RepoSpec
 from replay_build_service.outgoing import OutgoingRules
-from replay_build_service.registry import Registry
+from replay_build_service.registry import Images, Registry
 from tests.containers.engine import ContainerEngine
 from tests.containers.tools import build_variables
 from tests.registry_server import RegistryServer
@@ -326,6 +326,34 @@ class TestWhatFails:
         assert list(settings.builds_dir.iterdir()) == []
         assert engine.docker("image", "ls", "--quiet", builder.full_name(job.image_name)) == ""
 
+    async def test_a_full_disk_ends_in_a_sentence_and_what_was_built_before_still_works(
+        self, forge: GitServer, settings: DockerBuilderSettings, make_builder: Maker, tmp_path: Path
+    ) -> None:
+        with a_disk(tmp_path, 1_500_000_000) as disk, ContainerEngine(with_network=False, data=disk) as small:
+            small.import_base(BASE)
+            own = replace(
+                settings,
+                engine=small.host,
+                docker_config=small.config_folder,
+                network="none",
+                free_disk=0,
+                disk_limit=None,
+            )
+            builder = await make_builder(own)
+            before, _ = await built(
+                builder, job_for(forge, builder, {"Dockerfile": dockerfile("RUN echo so > /before")})
+            )
+            job = job_for(forge, builder, {"Dockerfile": dockerfile("RUN head -c 3000000000 /dev/zero > /big")})
+            failure, _ = await failed(builder, job)
+            assert (failure.reason, "is full" in failure.message) == (FailureReason.DISK, True), failure
+            await builder.discard(job)
+            assert await builder.exists(before)
+            assert small.docker("run", "--rm", "--network", "none", before.location, "cat", "/before") == "so"
+            again, _ = await built(
+                builder, job_for(forge, builder, {"Dockerfile": dockerfile("RUN echo after > /after")})
+            )
+            assert await builder.exists(again), "there is room again"
+
     async def test_what_a_terminal_would_obey_is_not_shown(self, forge: GitServer, builder: DockerBuilder) -> None:
         text = dockerfile(r"RUN printf 'x\033]0;title\007y\033[31mred\033[0m caf\351 \033[2J\n'")
         _, log = await built(builder, job_for(forge, builder, {"Dockerfile": text}))
@@ -381,6 +409,22 @@ class TestItsEnd:
         async for attempt in stamina.retry_context(on=AssertionError, timeout=10, wait_max=0.1, attempts=None):
             with attempt:
                 assert not running(mark)
+
+
+@contextmanager
+def a_disk(folder: Path, size: int) -> Iterator[Path]:
+    """A disk of that many bytes, of its own."""
+    image, mount = folder / "disk.img", folder / "disk"
+    mount.mkdir()
+    with image.open("wb") as file:
+        file.truncate(size)
+    subprocess.run(("mkfs.ext4", "-q", "-F", str(image)), check=True)
+    subprocess.run(("mount", "-o", "loop", str(image), str(mount)), check=True)
+    try:
+        yield mount
+    finally:
+        subprocess.run(("umount", "--lazy", str(mount)), check=True)
+        image.unlink()
 
 
 def running(mark: str) -> list[int]:

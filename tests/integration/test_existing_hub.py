@@ -8,6 +8,7 @@ import json
 import re
 import secrets
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -21,7 +22,7 @@ import pytest
 
 from tests.login_fixtures import free_ports
 from tests.requirements import ROOT
-from tests.site import HUBS, ORDINARY_SERVERS, UV_CACHE, until_it_answers
+from tests.site import ORDINARY_SERVERS, UV_CACHE, until_it_answers
 
 pytestmark = pytest.mark.needs("proxy")
 
@@ -100,7 +101,6 @@ class Hub:
     """A hub's process, and a browser in which Maria is logged in."""
 
     folder: Path
-    python: str
     hook: str
     with_replay: bool
     extra: str = ""
@@ -131,7 +131,7 @@ c.JupyterHub.load_roles = [
         )
         log = self.folder / "hub.log"
         with log.open("ab") as output:
-            command = [self.python, "-m", "jupyterhub"]
+            command = [sys.executable, "-m", "jupyterhub"]
             self._process = subprocess.Popen(
                 command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
@@ -211,19 +211,12 @@ def form_in(page: httpx.Response) -> str:
     return re.sub(r"_xsrf=[^\"&]+", "_xsrf=…", re.sub(r'(name="_xsrf"\s+value=")[^"]+', r"\1…", found[0]))
 
 
-@pytest.fixture(scope="module", params=HUBS)
-def hub_python(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
 @pytest.fixture(scope="module", params=HOOKS)
-def hubs(
-    request: pytest.FixtureRequest, hub_python: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[list[Hub]]:
+def hubs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Hub]]:
     """The hub without Replay, and with it."""
     folder = tmp_path_factory.mktemp("existing")
     with ExitStack() as stack:
-        made = [Hub(folder / name, hub_python, request.param, name == "after") for name in ("before", "after")]
+        made = [Hub(folder / name, request.param, name == "after") for name in ("before", "after")]
         for hub in made:
             stack.callback(hub.close)
             hub.start()

@@ -38,6 +38,8 @@ from replay_build_service.errors import (
 from replay_build_service.git import fetch_commit, find_commit, list_refs
 from replay_build_service.outgoing import OutgoingRules, Resolver
 
+pytestmark = pytest.mark.hub_independent
+
 
 def run_git(folder: Path, *command: str, text: str | None = None) -> str:
     person = ("-c", "user.name=Someone", "-c", "user.email=someone@example.org")

@@ -1,4 +1,4 @@
-"""The login over HTTP: a real hub of each supported version, a real provider, and nobody's browser to be lenient."""
+"""The login over HTTP: a real hub, a real provider, and nobody's browser to be lenient."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ PERMITTED = {NOTEBOOKS: ENROLMENT, ACCESS: "", "vo.lovely & strange": "https://e
 
 
 @pytest.fixture(scope="module")
-def running(hub_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[CheckinStandIn, Hub]]:
-    with provider_and_hub(hub_python, tmp_path_factory.mktemp("hub")) as (checkin, hub):
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[CheckinStandIn, Hub]]:
+    with provider_and_hub(tmp_path_factory.mktemp("hub")) as (checkin, hub):
         checkin.start()
         hub.start(PERMITTED)
         yield checkin, hub
@@ -128,10 +128,8 @@ def test_a_code_that_the_provider_does_not_know_is_a_clear_page(visitor: Visitor
     assert visitor.choose(again, ADA).url.path == "/hub/token"
 
 
-def test_a_provider_that_does_not_answer_is_told_and_asked_again_by_the_next_login(
-    hub_python: Path, tmp_path: Path
-) -> None:
-    with provider_and_hub(hub_python, tmp_path / "hub") as (checkin, hub), Visitor(hub) as visitor:
+def test_a_provider_that_does_not_answer_is_told_and_asked_again_by_the_next_login(tmp_path: Path) -> None:
+    with provider_and_hub(tmp_path / "hub") as (checkin, hub), Visitor(hub) as visitor:
         checkin.stop()
         hub.start(PERMITTED)
         page = visitor.open("/hub/oauth_login?next=/hub/token")

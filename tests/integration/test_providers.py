@@ -39,6 +39,8 @@ from replay_build_service.providers.base import RepoProvider
 from replay_build_service.providers.gh import GitHubProvider
 from replay_build_service.providers.git import DOUBT_AFTER, REFS_KEPT, GitProvider
 
+pytestmark = pytest.mark.hub_independent
+
 
 def run_git(folder: Path, *command: str, text: str | None = None) -> str:
     person = ("-c", "user.name=Someone", "-c", "user.email=someone@example.org")

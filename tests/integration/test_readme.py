@@ -4,6 +4,7 @@ import os
 import re
 import secrets
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -27,7 +28,7 @@ def ten_lines() -> str:
 
 
 @pytest.fixture
-def hub(tmp_path: Path, hub_python: Path) -> Iterator[tuple[str, str, GitServer]]:
+def hub(tmp_path: Path) -> Iterator[tuple[str, str, GitServer]]:
     """An existing hub with users and groups of its own, plus the README's lines: its address, a token of Ada's, git."""
     public, own, proxy_api, service = free_ports(4)
     token = secrets.token_hex(16)
@@ -55,7 +56,7 @@ c.ReplayBuildService.build_environment = {certificates!r}
         log = tmp_path / "hub.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [str(hub_python), "-m", "jupyterhub"],
+                [sys.executable, "-m", "jupyterhub"],
                 cwd=tmp_path,
                 stdout=output,
                 stderr=output,

@@ -30,7 +30,7 @@ from tests.registry_server import (
     digest_of,
 )
 
-pytestmark = pytest.mark.needs("registry")
+pytestmark = [pytest.mark.needs("registry"), pytest.mark.hub_independent]
 
 NAME = "replay/gh-some-repository"
 UNKNOWN = digest_of(b"nobody pushed this")

@@ -9,13 +9,12 @@ import pytest
 
 from demo.git_server import GitServer
 from tests.integration.test_existing_hub import Hub
-from tests.site import HUBS, make_repository
+from tests.site import make_repository
 
 pytestmark = pytest.mark.needs("proxy", "git-server")
 
 
-@pytest.mark.parametrize("python", HUBS)
-def test_a_hub_from_which_replay_is_taken_again_starts_servers_as_it_did(tmp_path: Path, python: str) -> None:
+def test_a_hub_from_which_replay_is_taken_again_starts_servers_as_it_did(tmp_path: Path) -> None:
     # A machine behind a proxy with certificates of its own.
     certificates = {name: os.environ[name] for name in ("SSL_CERT_FILE",) if name in os.environ}
     (tmp_path / "git").mkdir()
@@ -26,7 +25,7 @@ c.JupyterHub.load_groups = {{"researchers": {{"users": ["maria"]}}}}
 c.ReplayBuildService.exempt_origins = ["{git.url.rstrip("/")}"]
 c.ReplayBuildService.build_environment = {certificates!r}
 """
-        hub = Hub(tmp_path / "hub", python, "dict", with_replay=False, extra=extra)
+        hub = Hub(tmp_path / "hub", "dict", with_replay=False, extra=extra)
         try:
             hub.start()
             before = [an_ordinary_start(hub, options) for options in ('{"profile": "gpu"}', None)]

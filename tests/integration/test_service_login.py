@@ -19,7 +19,7 @@ from demo.people import ADA, CHIARA, DMITRI, Person
 from replay_build_service.web import make_application
 from replay_build_service.web.auth import StatelessHubOAuth
 from tests.login_fixtures import Visitor
-from tests.site import DEAD_SERVICES_ARE_STARTED_SOON, HUBS, Repo, Site, Sites, stopped
+from tests.site import DEAD_SERVICES_ARE_STARTED_SOON, Repo, Site, Sites, stopped
 
 pytestmark = pytest.mark.needs("proxy", "git-server")
 
@@ -29,9 +29,9 @@ MOST_COOKIE = 4096
 """Bytes of one cookie with its name and attributes that every browser keeps (RFC 6265, 6.1)."""
 
 
-@pytest.fixture(scope="module", params=HUBS)
-def site(request: pytest.FixtureRequest, sites: Sites) -> Site:
-    made = sites.start(python=request.param, extra_config=DEAD_SERVICES_ARE_STARTED_SOON)
+@pytest.fixture(scope="module")
+def site(sites: Sites) -> Site:
+    made = sites.start(extra_config=DEAD_SERVICES_ARE_STARTED_SOON)
     for person in (ADA, CHIARA, DMITRI):
         made.client(person)
     return made

@@ -1,4 +1,4 @@
-"""From a launch to a server and back to an ordinary one, at the hub itself: on both versions of JupyterHub, as processes."""
+"""From a launch to a server and back to an ordinary one, at the hub itself, as processes."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from demo.people import ADA, DMITRI, Person
 from replay_build_service.errors import Conflict
 from replay_build_service.hub import HubClient
 from tests.login_fixtures import Visitor
-from tests.site import DEAD_SERVICES_ARE_STARTED_SOON, HUBS, ORDINARY_SERVERS, ApiClient, Repo, Site, Sites, stopped
+from tests.site import DEAD_SERVICES_ARE_STARTED_SOON, ORDINARY_SERVERS, ApiClient, Repo, Site, Sites, stopped
 
 pytestmark = [pytest.mark.needs("proxy", "git-server"), pytest.mark.timeout(300)]
 
@@ -63,9 +63,9 @@ class House:
         return httpx.request(method, f"{self.site.url}{server['url']}{path}", headers=headers, timeout=30, **more)  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module", params=HUBS)
-def house(request: pytest.FixtureRequest, sites: Sites) -> House:
-    site = sites.start(python=request.param, extra_config=CONFIG)
+@pytest.fixture(scope="module")
+def house(sites: Sites) -> House:
+    site = sites.start(extra_config=CONFIG)
     repo = site.repository("plain", {"hello.txt": "from the repository\n"})
     site.client(DMITRI)
     ada = site.client(ADA)
@@ -243,11 +243,8 @@ def test_a_plain_start_after_a_launch_gives_the_ordinary_server(house: House) ->
     assert house.site.ordinary_server(ADA)["environment"]["JUPYTERHUB_USER"] == ADA.voperson_id
 
 
-@pytest.mark.parametrize("python", HUBS)
-def test_where_servers_come_from_links_only_a_plain_start_leads_to_replay(
-    new_site: Callable[..., Site], python: str
-) -> None:
-    site = new_site(python=python, settings={"ORDINARY_SERVERS": "0"}, extra_config=CONFIG)
+def test_where_servers_come_from_links_only_a_plain_start_leads_to_replay(new_site: Callable[..., Site]) -> None:
+    site = new_site(settings={"ORDINARY_SERVERS": "0"}, extra_config=CONFIG)
     with Visitor(site) as visitor:  # type: ignore[arg-type]
         visitor.log_in(ADA)
         page = visitor.open("/hub/spawn")

@@ -39,6 +39,8 @@ from replay_build_service.domain import (
 from replay_build_service.links import Repository, RepoSpec
 from replay_build_service.outgoing import OutgoingRules
 
+pytestmark = pytest.mark.hub_independent
+
 SECRET = "a-token-of-the-service"
 
 PASSED_ON = ("SSL_CERT_FILE", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "ALL_PROXY")

@@ -131,6 +131,7 @@ class TestSentences:
             ([STEP.format(command="x", how="exit code: 137")], {}, FailureReason.STEP, "status 137"),
             ([STEP.format(command="x", how="exit code: 1")], {"process_limit": 9}, FailureReason.STEP, "9 processes"),
             (["#5 write /x: no space left on device", "ERROR: failed to solve: x"], {}, FailureReason.DISK, "is full"),
+            (["#5 0.9 head: error writing: No space left on device", STEP.format(command="x", how="exit code: 1")], {}, FailureReason.DISK, "is full"),
             (["ERROR: failed to solve: no:1: failed to resolve source metadata for docker.io/library/no:1: not found"], {}, FailureReason.CANNOT_BUILD, "docker.io/library/no:1, cannot be had: not found."),
             (["ERROR: failed to solve: dockerfile parse error on line 1: unknown instruction: FROMM"], {}, FailureReason.CANNOT_BUILD, "line 1"),
             (["ERROR: denied: requested access to the resource is denied"], {"was_pushing": True}, FailureReason.REGISTRY, "refused the image"),

@@ -2,13 +2,12 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from replay_build_service.builders.base import LogRecord
@@ -18,114 +17,24 @@ from replay_build_service.builders.detached.terminal_text import MAX_LINE, LineS
 from replay_build_service.builders.detached.trees import protect_tree, remove_tree, tree_digest
 from replay_build_service.builders.venv.folder import EnvironmentFolder
 from replay_build_service.builders.venv.interpreters import Interpreter, choose_interpreter, parse_interpreters, refusal
-from replay_build_service.builders.venv.repository_files import (
-    EnvironmentRequest,
-    PythonRequest,
-    read_checkout,
-)
+from replay_build_service.builders.venv.repository_files import EnvironmentRequest, read_checkout
 from replay_build_service.builders.venv.uv_messages import core_of_error, failure_of_install
 from replay_build_service.domain import FailureReason, Phase
-
-PROJECT = "[project]\nname='x'\nversion='1'\n"
-SYSTEM = "[build-system]\nrequires=['setuptools']\n"
+from tests.unit.builder_cases import CASES, PROJECT, BuilderCase, Refusal, asked, checkout
 
 
-def checkout(root: Path, files: Mapping[str, str | bytes]) -> Path:
-    """Files by path; a content that starts with ``->`` makes a link."""
-    folder = root / "checkout"
-    folder.mkdir()
-    (root / "outside").mkdir()
-    (root / "outside" / "requirements.txt").write_text("six\n")
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, str) and content.startswith("->"):
-            path.symlink_to(content[2:])
-        else:
-            path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return folder
+@pytest.mark.parametrize("case", [case for case in CASES if isinstance(case.venv, EnvironmentRequest)], ids=str)
+def test_a_checkout_says_what_it_needs(tmp_path: Path, case: BuilderCase) -> None:
+    assert read_checkout(case.checkout(tmp_path)) == case.venv
 
 
-def asked(specifiers: str, wording: str) -> PythonRequest:
-    return PythonRequest(SpecifierSet(specifiers), wording)
-
-
-@pytest.mark.parametrize(
-    ("files", "request_"),
-    [
-        ({}, EnvironmentRequest()),
-        ({"README.md": "Hello"}, EnvironmentRequest()),
-        ({"requirements.txt": "six"}, EnvironmentRequest(("requirements.txt",))),
-        ({"binder/requirements.txt": "six"}, EnvironmentRequest(("binder/requirements.txt",))),
-        ({".binder/requirements.txt": "six"}, EnvironmentRequest((".binder/requirements.txt",))),
-        # With a configuration folder, nothing else counts.
-        ({"binder/postBuild": "", "requirements.txt": "six", "Dockerfile": "", "setup.py": ""}, EnvironmentRequest(post_build="binder/postBuild")),
-        ({"binder": "a file", "requirements.txt": "six"}, EnvironmentRequest(("requirements.txt",))),
-        ({"config/requirements.txt": "six", "binder": "->config"}, EnvironmentRequest(("binder/requirements.txt",))),
-        ({"real.txt": "six", "requirements.txt": "->real.txt"}, EnvironmentRequest(("requirements.txt",))),
-        ({"requirements.txt": "-r a.txt\n-cb.txt # pins\n--requirement=https://example.org/c.txt", "a.txt": "-r requirements.txt", "b.txt": ""}, EnvironmentRequest(("requirements.txt",))),
-        ({"pyproject.toml": PROJECT + SYSTEM}, EnvironmentRequest(packages=(".",))),
-        ({"pyproject.toml": PROJECT}, EnvironmentRequest(("pyproject.toml",))),
-        ({"pyproject.toml": "[tool.ruff]\nline-length=100"}, EnvironmentRequest()),
-        ({"pyproject.toml": "[tool.ruff]\nline-length=100", "setup.py": ""}, EnvironmentRequest(packages=(".",))),
-        ({"binder/pyproject.toml": PROJECT + SYSTEM}, EnvironmentRequest(packages=("binder",))),
-        ({"setup.py": ""}, EnvironmentRequest(packages=(".",))),
-        ({"requirements.txt": "six", "setup.py": ""}, EnvironmentRequest(("requirements.txt",), (".",))),
-        ({"requirements.txt": "six", "pyproject.toml": PROJECT + SYSTEM}, EnvironmentRequest(("requirements.txt",), (".",))),
-        ({"requirements.txt": "six", "pyproject.toml": PROJECT}, EnvironmentRequest(("requirements.txt",))),
-        ({"runtime.txt": "python-3.11\n"}, EnvironmentRequest(python=asked("==3.11.*", "python-3.11 (runtime.txt)"))),
-        ({"runtime.txt": "python-3.11.4"}, EnvironmentRequest(python=asked("==3.11.4", "python-3.11.4 (runtime.txt)"))),
-        ({"runtime.txt": "python-3"}, EnvironmentRequest(python=asked("==3.*", "python-3 (runtime.txt)"))),
-        ({"runtime.txt": "\n"}, EnvironmentRequest()),
-        ({"pyproject.toml": PROJECT + "requires-python='>=3.10'"}, EnvironmentRequest(("pyproject.toml",), python=asked(">=3.10", "requires-python >=3.10 (pyproject.toml)"))),
-        ({"apt.txt": "# nothing yet\n\n"}, EnvironmentRequest()),
-        ({"DESCRIPTION": "What this is about"}, EnvironmentRequest()),
-        ({"sub/Dockerfile": "", "sub/environment.yml": ""}, EnvironmentRequest()),
-    ],
-)  # fmt: skip
-def test_a_checkout_says_what_it_needs(
-    tmp_path: Path, files: Mapping[str, str | bytes], request_: EnvironmentRequest
-) -> None:
-    assert read_checkout(checkout(tmp_path, files)) == request_
-
-
-@pytest.mark.parametrize(
-    ("files", "reason", "words"),
-    [
-        *[
-            ({name: "x"}, FailureReason.CANNOT_BUILD, f"{name} asks for")
-            for name in (
-                "Dockerfile", "environment.yml", "environment.yaml", "apt.txt", "install.R", "Project.toml",
-                "JuliaProject.toml", "REQUIRE", "default.nix", "Pipfile", "Pipfile.lock", "conda-lock.yml", "start",
-            )
-        ],
-        ({"binder/Dockerfile": ""}, FailureReason.CANNOT_BUILD, "binder/Dockerfile asks for"),
-        ({"DESCRIPTION": "Package: thing\n"}, FailureReason.CANNOT_BUILD, "R package"),
-        ({"runtime.txt": "r-4.2-2024-01-01"}, FailureReason.CANNOT_BUILD, "Only Python"),
-        ({"runtime.txt": "python-x"}, FailureReason.PYTHON, "python-3.12"),
-        ({"binder/a": "", ".binder/a": ""}, FailureReason.CANNOT_BUILD, "both"),
-        ({"binder": "->../outside"}, FailureReason.CANNOT_BUILD, "binder leads out of the repository"),
-        ({"binder": "->/etc"}, FailureReason.CANNOT_BUILD, "binder leads out of the repository"),
-        ({"requirements.txt": "->../outside/requirements.txt"}, FailureReason.CANNOT_BUILD, "requirements.txt leads out"),
-        ({"requirements.txt": "->gone.txt"}, FailureReason.CANNOT_BUILD, "not in the repository"),
-        ({"requirements.txt": "->requirements.txt"}, FailureReason.CANNOT_BUILD, "link"),
-        ({"requirements.txt": "-r ../outside/requirements.txt"}, FailureReason.CANNOT_BUILD, "not in the repository"),
-        ({"requirements.txt": "-r sub.txt", "sub.txt": "-c /etc/hosts"}, FailureReason.CANNOT_BUILD, "sub.txt includes"),
-        ({"requirements.txt": "-r sub.txt"}, FailureReason.DEPENDENCIES, "not there"),
-        ({"requirements.txt": b"six\ncaf\xe9\n"}, FailureReason.DEPENDENCIES, "line 2"),
-        ({"requirements.txt": "six".encode("utf-16")}, FailureReason.DEPENDENCIES, "PowerShell"),
-        ({"requirements.txt": "#" * 2_000_000}, FailureReason.DEPENDENCIES, "at most 1 MB"),
-        ({"pyproject.toml": "[project"}, FailureReason.DEPENDENCIES, "not valid TOML"),
-        ({"pyproject.toml": PROJECT + "requires-python='^3.8'"}, FailureReason.PYTHON, "which is no version"),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_built_is_refused_by_name(
-    tmp_path: Path, files: Mapping[str, str | bytes], reason: FailureReason, words: str
-) -> None:
+@pytest.mark.parametrize("case", [case for case in CASES if isinstance(case.venv, Refusal)], ids=str)
+def test_what_cannot_be_built_is_refused_by_name(tmp_path: Path, case: BuilderCase) -> None:
+    assert isinstance(case.venv, Refusal)
     with pytest.raises(Unbuildable) as refused:
-        read_checkout(checkout(tmp_path, files))
-    assert refused.value.failure.reason is reason
-    assert words in refused.value.failure.message
+        read_checkout(case.checkout(tmp_path))
+    assert refused.value.failure.reason is case.venv.reason
+    assert case.venv.words in refused.value.failure.message
     assert refused.value.failure.message.endswith(".")
 
 

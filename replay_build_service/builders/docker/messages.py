@@ -52,7 +52,7 @@ def failure_of(ending: Ending) -> BuildFailure:
     text = "\n".join(ending.lines)
     if not ending.engine_answers or any(sign in text for sign in _ENGINE):
         return ENGINE_GONE
-    if any(sign in text for sign in _DISK):
+    if any(sign in text.lower() for sign in _DISK):
         return DISK_FULL
     reason = _core(ending.lines)
     if ending.was_pushing:

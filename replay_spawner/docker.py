@@ -1,0 +1,421 @@
+"""`ReplayDockerSpawner`: sessions as containers of an engine on the hub's machine, from images by digest or id.
+
+What a container is made of is `docker_containers`, how its image comes `docker_pull`, what answers in it
+`docker_answers`, how it goes `docker_leftovers`; this is the order of events, and what the hub may ask meanwhile.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator
+from inspect import isawaitable
+from typing import Any, ClassVar
+
+import httpcore
+from docker.errors import APIError, NotFound
+from tornado import web
+from traitlets import Dict, Float, Integer
+
+from replay_build_service.schemas import ImageModel, LaunchPlan
+from replay_spawner import docker_containers as containers
+from replay_spawner.docker_answers import Answer, Started, ask, safe
+from replay_spawner.docker_engine import ENGINE_FAULTS, AskingDockerSpawner, EngineSilent, accounts_in
+from replay_spawner.docker_leftovers import Leftovers
+from replay_spawner.docker_pull import Pull, PullFailed
+from replay_spawner.spawner import ReplayMixin
+
+LOOK_SECONDS = 0.03
+"""How often a new server is asked whether it answers. The hub itself would look after up to 5 s."""
+
+STATE_SECONDS = 0.25
+"""How often the engine is asked meanwhile whether the container still runs."""
+
+TERMINATE_SECONDS = 10.0
+"""How long a server may take to end before it is killed."""
+
+MARGIN_SECONDS = 3.0
+"""Before the hub's own ``start_timeout``, which tells nobody why."""
+
+
+class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[reportIncompatibleMethodOverride] - the mixin hands on what DockerSpawner returns
+    """Runs a launch's image in a container of its own, which goes with the session; ordinary servers stay the admin's.
+
+    Of the admin's settings a session has the network, what the hub needs to be reached, and how it shares the machine.
+    It has none of the volumes, devices, capabilities and commands, which are for images that the admin chose.
+    """
+
+    applies_plans = True
+
+    replay_session_volumes = Dict(
+        help="""Volumes for sessions, in the form of `volumes`, which sessions do not get: a stranger's code runs in them.
+
+        Whatever is mounted here can be read, and written unless it is ``ro``, by whatever repository somebody opens.
+        The container engine's socket, or a folder that holds it, is refused.
+        """
+    ).tag(config=True)
+    replay_most_processes = Integer(4096, help="How many processes and threads a session may have.").tag(config=True)
+    replay_answer_timeout = Float(
+        None,
+        allow_none=True,
+        help="Seconds that a session's server has to answer; `http_timeout` where none are given. `start_timeout` ends it, too.",
+    ).tag(config=True)
+
+    _leftovers: ClassVar[Leftovers] = Leftovers()
+
+    _session: str | None = None
+    """The launch that this server is, none for an ordinary one; kept over a restart of the hub."""
+
+    _starting = False
+    _may_exist = False
+    """Whether there may be a container of the session that is still to be removed."""
+
+    _engine_was_silent = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._steps: list[dict[str, Any]] = []
+        self._next_step = asyncio.Event()
+        super().__init__(*args, **kwargs)
+
+    # from a plan to a server that answers
+
+    async def start(self) -> Any:
+        """Start the server; for a launch, return only once it answers, so that the hub's first look finds it."""
+        if self.plan is None:
+            self._session = None
+            return await super().start()
+        self._steps, self._session, self._starting, self._may_exist = [], self.plan.launch, True, False
+        self._leftovers.log = self.log
+        self._leftovers.sweep(self.docker)
+        try:
+            return await self._started_or_refused(self.plan)
+        except BaseException:
+            # Also where the hub gives up or somebody stops the server meanwhile: nothing stays of it.
+            await self._discard()
+            raise
+        finally:
+            self._starting = False
+
+    async def _started_or_refused(self, plan: LaunchPlan) -> tuple[str, int]:
+        seconds = max(self.start_timeout - MARGIN_SECONDS, self.start_timeout / 2)
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                return await self._start_session(plan, limit.when() or 0.0)
+        except web.HTTPError:
+            raise
+        except PullFailed as error:
+            self.log.error("The image of launch %s, %s, did not come: %s", plan.launch, plan.location, error)
+            raise self.refusal(422, error.sentence) from error
+        except containers.NotForSessions as error:
+            self.log.error("Launch %s was refused: %s", plan.launch, error)
+            raise self.refusal(
+                422,
+                "This hub's configuration would give sessions its machine, so nothing was started. Tell the administrators.",
+            ) from error
+        except TimeoutError as error:
+            raise self.refusal(422, self._too_late(seconds)) from error
+        except APIError as error:
+            self.log.exception("The engine refused what launch %s needs", plan.launch)
+            raise self.refusal(422, self._refused_by_the_engine(error)) from error
+        except (EngineSilent, *ENGINE_FAULTS) as error:
+            self.log.exception("The container engine does not answer, so launch %s was not started", plan.launch)
+            raise self.refusal(
+                422,
+                "The container engine does not answer, so the session cannot start. Try again in a few minutes.",
+            ) from error
+        except Exception as error:
+            # Whatever an image does to us here is no fault of the hub's, which would count it towards its own end.
+            self.log.exception("The session of launch %s could not be started", plan.launch)
+            raise self.refusal(
+                422,
+                "The session could not be started from this image. If you need help, tell the administrators the "
+                f"launch's number, {plan.launch}.",
+            ) from error
+
+    def _too_late(self, seconds: float) -> str:
+        if self._steps and self._steps[-1].get("pulls"):
+            return (
+                f"The image is not here yet after {seconds:g} seconds. It is still being fetched: open the link again in "
+                "a few minutes."
+            )
+        return (
+            f"The session was not ready after {seconds:g} seconds. Try again in a few minutes; if this comes back, tell "
+            "the administrators."
+        )
+
+    def _refused_by_the_engine(self, error: APIError) -> str:
+        said = str(error.explanation or error)
+        if "no space left on device" in said:
+            return "The disk of the machine that runs sessions is full, so this one could not start. Tell the administrators."
+        if "docker-init" in said:
+            return "The container engine lacks a part, docker-init, that sessions need. Tell the administrators."
+        return f"The container engine refused the session: {safe(said)} If this comes back, tell the administrators."
+
+    async def _start_session(self, plan: LaunchPlan, deadline: float) -> tuple[str, int]:
+        location = containers.ImageLocation.parse(plan.location)
+        if location is None:
+            self.log.error("The image of launch %s has no digest: %s", plan.launch, plan.location)
+            raise self.refusal(
+                422,
+                "The image of this launch is not known by its digest, so it cannot be run. Tell the administrators.",
+            )
+        if self.internal_ssl:
+            self.log.error("JupyterHub.internal_ssl is on: sessions of launches have no certificates yet")
+            raise self.refusal(
+                422,
+                "This hub's internal encryption does not cover launches, so nothing was started. Tell the administrators.",
+            )
+        if plan.container is not None:
+            self._refuse_root(plan.container)
+        self._apply(plan)
+        image = await self._image_on_the_engine(plan, location)
+        self._refuse_root(image)
+        self._tell({"progress": 60, "message": "Starting the container"})
+        started = Started(plan.command[0], image.entrypoint, self.port, plan.resources.memory_limit)
+        await self._create(plan, image)
+        try:
+            await self._ask("start", self.object_id, seconds=None)
+        except APIError as error:
+            if "docker-init" in str(error.explanation) or "no space left" in str(error.explanation):
+                raise
+            self.log.error("Launch %s: %s", plan.launch, error)
+            raise self.refusal(422, started.why_it_did_not_start(str(error.explanation))) from error
+        try:
+            ip, port = await self.get_ip_and_port()
+        except Exception:
+            # What has ended has no address.
+            await self._refuse_the_ended(started)
+            raise
+        address = (str(ip), int(port))
+        self._tell({"progress": 80, "message": "Waiting for the server"})
+        await self._until_it_answers(address, started, deadline)
+        return address
+
+    def _refuse_root(self, image: ImageModel) -> None:
+        if containers.runs_as_root(image.user):
+            raise self.refusal(
+                422,
+                "This image runs as root, which is not allowed here. The last USER in its Dockerfile must be another one, "
+                "such as: USER 1000",
+            )
+
+    def _apply(self, plan: LaunchPlan) -> None:
+        """The plan over the admin's settings and hooks, until the next spawn."""
+        resources = plan.resources
+        self.override(
+            image=plan.location,
+            object_name=containers.container_name(plan.launch),
+            cmd=list(plan.command),
+            environment={**self.environment, **containers.session_environment(plan)},
+            mem_limit=resources.memory_limit,
+            mem_guarantee=resources.memory_guarantee,
+            cpu_limit=resources.cpu_limit,
+            cpu_guarantee=resources.cpu_guarantee,
+            volumes=self.replay_session_volumes,
+            read_only_volumes={},
+            mounts=[],
+            # Folders and pages of the admin's image need not be in this one.
+            notebook_dir="",
+            default_url="",
+            remove=True,
+            # What a stranger's image does is no reason for the hub to end itself.
+            consecutive_failure_limit=0,
+        )
+
+    async def pull_image(self, image: str) -> None:
+        """As configured for ordinary servers; a launch's image is fetched by its digest, and only if it is not here."""
+        location = (
+            containers.ImageLocation.parse(image) if self.plan is not None and image == self.plan.location else None
+        )
+        if location is None or location.repository is None:
+            await super().pull_image(image)
+        else:
+            await Pull.wait(location, lambda: self.client, self._tell_of_pull)
+
+    async def _image_on_the_engine(self, plan: LaunchPlan, location: containers.ImageLocation) -> ImageModel:
+        try:
+            return containers.image_model(await self._ask("inspect_image", plan.location))
+        except NotFound as error:
+            if location.repository is None:
+                raise self._image_is_gone() from error
+        await self.pull_image(plan.location)
+        try:
+            return containers.image_model(await self._ask("inspect_image", plan.location))
+        except NotFound as error:
+            raise self._image_is_gone() from error
+
+    def _image_is_gone(self) -> web.HTTPError:
+        return self.refusal(
+            422,
+            "The image of this launch is no longer there. Open the repository's link again: it is then built anew where "
+            "that is possible.",
+        )
+
+    async def _create(self, plan: LaunchPlan, image: ImageModel) -> None:
+        """Have the container made. Whatever happens meanwhile, it is known by its name and will be removed."""
+        admins = await self._evaluated(self.extra_host_config)
+        extra_labels = (await self._evaluated(self.extra_create_kwargs)).get("labels")
+        host = containers.host_config(
+            admins,
+            plan.resources,
+            network=self.network_name,
+            links=self.links,
+            binds=self.volume_binds,
+            publish=None if self.use_internal_ip else self.port,
+            most_processes=self.replay_most_processes,
+        )
+        sources = [str(source) for source in self.volume_binds]
+        # A link on this machine leads the engine to the same place, where that is on this machine, too.
+        followed = await asyncio.to_thread(lambda: [os.path.realpath(one) for one in sources if os.path.isabs(one)])
+        containers.refuse_the_engine([*sources, *followed], self.engine_address)
+        arguments: dict[str, Any] = {
+            "image": plan.location,
+            "command": list(plan.command),
+            "name": self.object_name,
+            "environment": self.get_env(),
+            "labels": {**(extra_labels if isinstance(extra_labels, dict) else {}), **containers.labels(plan)},
+            "ports": [self.port],
+            "volumes": self.volume_mount_points,
+        }
+        self._may_exist = True
+        await self._make(arguments, host, self._leftovers.add)
+        if containers.may_lack_a_home(image) and "HOME" not in arguments["environment"]:
+            passwd = await self._in_thread(lambda client: accounts_in(client, self.object_id))
+            if passwd is not None and not containers.has_account(passwd, image.user):
+                await self._ask("remove_container", self.object_id, v=True)
+                arguments["environment"]["HOME"] = containers.HOME_OF_NOBODY
+                await self._make(arguments, host, self._leftovers.add)
+
+    async def _until_it_answers(self, address: tuple[str, int], started: Started, deadline: float) -> None:
+        ip, port = address
+        # JupyterHub sets the server before it starts the spawner.
+        base_url = str(self.server.base_url)  # pyright: ignore[reportOptionalMemberAccess]
+        url = f"http://{f'[{ip}]' if ':' in ip else ip}:{port}{base_url}api"
+        loop = asyncio.get_running_loop()
+        seconds = self.http_timeout if self.replay_answer_timeout is None else self.replay_answer_timeout
+        seconds = max(min(float(seconds), deadline - loop.time() - 1), 0.0)
+        next_state = loop.time() + STATE_SECONDS
+        try:
+            async with asyncio.timeout(seconds), httpcore.AsyncConnectionPool(max_keepalive_connections=0) as pool:
+                while True:
+                    match await ask(pool, url):
+                        case Answer.HUB_SERVER:
+                            return
+                        case Answer.SOMETHING_ELSE:
+                            raise self.refusal(422, started.why_it_is_no_server)
+                        case Answer.NOTHING_YET:
+                            pass
+                    if loop.time() >= next_state:
+                        await self._refuse_the_ended(started)
+                        next_state = loop.time() + STATE_SECONDS
+                    await asyncio.sleep(LOOK_SECONDS)
+        except TimeoutError as error:
+            await self._refuse_the_ended(started)
+            raise self.refusal(422, started.why_nothing_answers(round(seconds, 1), await self._said())) from error
+
+    async def _refuse_the_ended(self, started: Started) -> None:
+        container = await self._inspect()
+        if container is None:
+            raise self.refusal(422, "The session's container was removed while it started. Open the link again.")
+        if not container["State"]["Running"]:
+            raise self.refusal(422, started.why_it_ended(container["State"], await self._said()))
+
+    # what the hub asks of a session that starts, runs and ends
+
+    def _tell(self, step: dict[str, Any]) -> None:
+        self._steps.append(step)
+        self._next_step.set()
+        self._next_step = asyncio.Event()
+
+    def _tell_of_pull(self, pull: Pull) -> None:
+        done, layers = pull.layers_done, pull.layers
+        told = f" ({done} of {layers} layers)" if layers else ""
+        step = {"progress": 10 + (40 * done // layers if layers else 0), "message": f"Fetching the image{told}"}
+        self._tell({**step, "pulls": True})
+
+    async def progress(self) -> AsyncGenerator[dict[str, Any]]:
+        """What is being done for a launch; the hub stops asking when the start has ended."""
+        if self.plan is None:
+            async for event in super().progress():
+                yield event
+            return
+        told = 0
+        while True:
+            while told < len(self._steps):
+                step = self._steps[told]
+                told += 1
+                yield {"progress": step["progress"], "message": step["message"]}
+            await self._next_step.wait()
+
+    async def poll(self) -> int | str | None:  # pyright: ignore[reportIncompatibleMethodOverride] - as DockerSpawner
+        """None while the session runs, or while the engine does not say: its silence is no word on what it runs."""
+        if self._session is None:
+            return await super().poll()
+        if self._starting:
+            return None
+        if not (self._may_exist and self.object_id):
+            return 1
+        try:
+            container = await self._inspect()
+        except (EngineSilent, APIError) as error:
+            if not self._engine_was_silent:
+                self.log.warning("The engine does not tell of %s, which is taken to run: %r", self.object_name, error)
+            self._engine_was_silent = True
+            return None
+        self._engine_was_silent = False
+        if container is None:
+            self.log.warning("%s is gone", self.object_name)
+            return 1
+        state = container["State"]
+        return None if state["Running"] else f"ExitCode={state['ExitCode']}, OOMKilled={state.get('OOMKilled')}"
+
+    async def stop(self, now: bool = False) -> None:
+        """End the session and remove its container with what it kept; raises nothing where the engine does not answer."""
+        if self._session is None:
+            await super().stop(now)
+            return
+        try:
+            if not now:
+                await self._terminate()
+        except (EngineSilent, APIError):
+            self.log.exception("%s did not end as it should", self.object_name)
+        await self._discard()
+
+    async def _terminate(self) -> None:
+        """Let the server end by itself. A thread that waits for that would be missed by the others."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + TERMINATE_SECONDS
+        await self._ask("kill", self.object_id, signal="SIGTERM")
+        while loop.time() < deadline:
+            container = await self._inspect()
+            if container is None or not container["State"]["Running"]:
+                return
+            await asyncio.sleep(STATE_SECONDS / 2)
+
+    async def _discard(self) -> None:
+        if self._session is not None and self._may_exist:
+            self._may_exist, self.object_id = False, ""
+            await self._leftovers.remove(self.docker, containers.container_name(self._session))
+
+    async def run_post_stop_hook(self) -> None:
+        """Also when a server died by itself or never started, what belonged to its session goes."""
+        await self._discard()
+        hook: Any = super().run_post_stop_hook()
+        if isawaitable(hook):
+            await hook
+
+    def get_state(self) -> dict[str, Any]:
+        """What a restarted hub needs: the container, and that it is a launch's."""
+        state: dict[str, Any] = super().get_state()
+        if self._session is not None and self._may_exist:
+            state["replay_launch"] = self._session
+        return state
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Find a running session again, or the container of one whose start a hub did not live to finish."""
+        super().load_state(state)
+        launch = state.get("replay_launch")
+        if launch is None and not state and self.orm_spawner.server is not None:
+            # A server on record without a state: what it was to be is in its options.
+            launch = containers.launch_in(self.orm_spawner.user_options or {})
+        if launch is not None:
+            self._session, self._may_exist = launch, True
+            self.override(object_name=containers.container_name(launch), remove=True)

@@ -1,0 +1,211 @@
+"""What a session's container is made of: the plan, and of the admin's settings what a stranger's code may have.
+
+Pure: nothing here asks the engine, and whatever the admin set for ordinary servers comes in as values.
+"""
+
+import posixpath
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from replay_build_service.schemas import ImageModel, LaunchPlan, ResourcesModel
+
+LOOPBACK = "127.0.0.1"
+"""Where sessions are published: the hub and its proxy reach them, the network does not."""
+
+LAUNCH_LABEL = "replay.egi.eu/launch"
+
+CPU_PERIOD = 100_000
+"""Microseconds, the engine's own default; and the least quota that it takes is 1000."""
+
+HOME_OF_NOBODY = "/tmp"  # noqa: S108 - the one folder that images have and everybody may write to; it is the container's own
+"""``HOME`` where the image's user is a bare number that no account of the image has: it would be ``/``, which is root's."""
+
+_LOCATION = re.compile(r"(?:(?P<repository>[A-Za-z0-9\[][A-Za-z0-9._:/\[\]-]*)@)?(?P<digest>sha256:[0-9a-f]{64})")
+
+_LAUNCH = re.compile(r"[0-9a-f]{32}")
+
+_KEPT = frozenset(
+    {
+        # How it finds the hub, and what the site says of names.
+        "dns", "dns_search", "dns_opt", "extra_hosts",
+        # How much of the machine it has beside the plan's memory and CPU, and what runs it.
+        "runtime", "cgroup_parent", "cpuset_cpus", "cpuset_mems", "cpu_shares", "cpu_period", "blkio_weight",
+        "device_read_bps", "device_write_bps", "device_read_iops", "device_write_iops",
+        "shm_size", "storage_opt", "ulimits", "log_config", "init",
+    }
+)  # fmt: skip
+"""Of ``extra_host_config``, by docker-py's names. All else is for the admin's own images: mounts, devices, capabilities."""
+
+_PROFILES = ("seccomp=", "apparmor=", "label=")
+_NO_PROFILES = ("unconfined", "disable")
+
+_ENGINES_OWN = (
+    "/run/docker.sock",
+    "/run/docker",
+    "/run/podman",
+    "/run/containerd",
+    "/run/crio",
+    "/run/user",
+    "/var/lib/docker",
+    "/var/lib/containerd",
+    "/var/lib/containers",
+)
+_SOCKETS = frozenset({"docker.sock", "podman.sock", "containerd.sock", "crio.sock"})
+
+
+class NotForSessions(Exception):
+    """The hub's configuration would give a session the machine itself. The text is for the administrators."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLocation:
+    """An image that cannot change: ``repository@sha256:…`` in a registry, or ``sha256:…``, an id on the engine."""
+
+    repository: str | None
+    digest: str
+
+    @classmethod
+    def parse(cls, text: str) -> "ImageLocation | None":
+        """None where the text names something that may change, such as a tag."""
+        found = _LOCATION.fullmatch(text)
+        return cls(found["repository"], found["digest"]) if found else None
+
+
+def container_name(launch: str) -> str:
+    """Valid for whatever the person is called, and nobody else's: it has nothing of the person's name."""
+    return f"replay-{launch}"
+
+
+def launch_in(options: Mapping[str, Any]) -> str | None:
+    """The launch that a server's stored options say it was to be."""
+    launch = options.get("launch")
+    return launch if isinstance(launch, str) and _LAUNCH.fullmatch(launch) else None
+
+
+def labels(plan: LaunchPlan) -> dict[str, str]:
+    """What accounting and administrators find a session by; on Kubernetes the same names are annotations."""
+    return {
+        LAUNCH_LABEL: plan.launch,
+        "replay.egi.eu/repository": plan.repository,
+        "replay.egi.eu/commit": plan.version,
+        "egi.eu/primary_group": plan.vo,
+    }
+
+
+def runs_as_root(user: str) -> bool:
+    """Whether an image's ``USER`` says that it runs as root; none said means root, too."""
+    name = user.strip().partition(":")[0]
+    return name in {"", "root"} or (name.isdecimal() and int(name) == 0)
+
+
+def may_lack_a_home(image: ImageModel) -> bool:
+    """Whether an image's user may have no account in it, and with that no home."""
+    return image.home is None and image.user.partition(":")[0].isdecimal()
+
+
+def has_account(passwd: str, user: str) -> bool:
+    """Whether ``/etc/passwd`` knows the number that ``user`` begins with."""
+    number = int(user.partition(":")[0])
+    fields = (line.split(":") for line in passwd.splitlines())
+    return any(len(parts) > 2 and parts[2].isdecimal() and int(parts[2]) == number for parts in fields)
+
+
+def image_model(inspected: Mapping[str, Any]) -> ImageModel:
+    """What an image says of itself, of the engine's answer to ``GET /images/{name}/json``."""
+    config = inspected.get("Config") or {}
+    homes = [entry[5:] for entry in config.get("Env") or [] if entry.startswith("HOME=")]
+    return ImageModel(
+        user=config.get("User") or "",
+        working_dir=config.get("WorkingDir") or "",
+        home=homes[-1] if homes else None,
+        entrypoint=list(config.get("Entrypoint") or []),
+        command=list(config.get("Cmd") or []),
+    )
+
+
+def session_environment(plan: LaunchPlan) -> dict[str, str]:
+    """The plan's variables, with the home that the image says."""
+    image = plan.container
+    home = (image.home or image.working_dir if image else "") or "/"
+    return {name: value.replace("{home}", home) for name, value in plan.environment.items()}
+
+
+def host_config(
+    admins: Mapping[str, Any],
+    resources: ResourcesModel,
+    *,
+    network: str,
+    links: Mapping[str, str],
+    binds: Mapping[str, Any],
+    publish: int | None,
+    most_processes: int,
+) -> dict[str, Any]:
+    """docker-py's arguments for ``create_host_config``.
+
+    ``admins`` is what ``extra_host_config`` became, ``publish`` the container's port that is to be reached on loopback,
+    none where the hub reaches containers by their own addresses. Raises `NotForSessions`.
+    """
+    network = admins.get("network_mode") or network
+    if network == "host" or network.startswith("container:"):
+        raise NotForSessions(
+            f"DockerSpawner's network is {network!r}: a stranger's code would reach whatever listens on that loopback, "
+            "the hub's API and other people's sessions too. Give launches a network of their own kind: bridge, or one "
+            "made with “docker network create”."
+        )
+    config: dict[str, Any] = {name: value for name, value in admins.items() if name in _KEPT}
+    config.setdefault("init", True)
+    profiles = [
+        option
+        for option in admins.get("security_opt") or []
+        if option.startswith(_PROFILES) and not option.endswith(_NO_PROFILES)
+    ]
+    config |= {
+        "network_mode": network,
+        "binds": dict(binds),
+        "security_opt": [*profiles, "no-new-privileges"],
+        "cap_drop": ["ALL"],
+        "pids_limit": most_processes,
+        # The reason why a session ended is read from its container, so the engine must not remove that by itself.
+        "auto_remove": False,
+    }
+    if links:
+        config["links"] = dict(links)
+    if publish is not None:
+        config["port_bindings"] = {publish: (LOOPBACK,)}
+    if (limit := resources.memory_limit) is not None:
+        # Memory and swap together: none of it may be swap.
+        config |= {"mem_limit": limit, "memswap_limit": limit}
+    if (guarantee := resources.memory_guarantee) is not None:
+        config["mem_reservation"] = guarantee if limit is None else min(guarantee, limit)
+    if resources.cpu_limit is not None:
+        period = config.setdefault("cpu_period", CPU_PERIOD)
+        config["cpu_quota"] = max(1000, int(resources.cpu_limit * period))
+    return config
+
+
+def refuse_the_engine(sources: Iterable[str], engine: str) -> None:
+    """Raise `NotForSessions` where a mount's source gives a session the engine, and with that the machine.
+
+    ``engine`` is the engine's address. A name that is no path is a volume's.
+    """
+    sensitive = {*_ENGINES_OWN, *([_plain(engine.partition("unix://")[2])] if "unix://" in engine else [])}
+    for source in sources:
+        if not source.startswith("/"):
+            continue
+        path = _plain(source)
+        if posixpath.basename(path) in _SOCKETS or any(_holds(path, one) or _holds(one, path) for one in sensitive):
+            raise NotForSessions(
+                f"ReplayDockerSpawner.replay_session_volumes mounts {source}: that gives a stranger's code the "
+                "container engine, which is root on this machine."
+            )
+
+
+def _plain(path: str) -> str:
+    plain = posixpath.normpath(f"/{path.lstrip('/')}")
+    return plain.removeprefix("/var") if plain == "/var/run" or plain.startswith("/var/run/") else plain
+
+
+def _holds(folder: str, path: str) -> bool:
+    return path == folder or path.startswith(f"{folder.rstrip('/')}/")

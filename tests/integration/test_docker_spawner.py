@@ -1,0 +1,766 @@
+"""Sessions as containers: a real hub with ReplayDockerSpawner, a real engine, a real registry; only the plans are told."""
+
+import base64
+import http.server
+import json
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import psutil
+import pytest
+
+from replay_build_service.schemas import ImageModel, LaunchPlan, PlanRequest, Refusal, ResourcesModel
+from tests.containers.engine import ContainerEngine
+from tests.containers.images import NO_ANSWER, NO_SERVER, REFUSED, WORKING, dockerfile
+from tests.login_fixtures import PROXY, free_ports
+from tests.registry_server import PASSWORD, USER, Login, RegistryServer
+from tests.requirements import ROOT
+from tests.site import ORDINARY_SERVERS, stopped, until_it_answers
+
+pytestmark = [pytest.mark.needs("proxy", "engine"), pytest.mark.timeout(600)]
+
+ADA = f"{'ada0' * 16}@egi.eu"
+"""As long and as odd as EGI Check-in's names."""
+
+MIB = 1024**2
+RESOURCES = ResourcesModel(memory_guarantee=256 * MIB, memory_limit=512 * MIB, cpu_guarantee=0.5, cpu_limit=1.5)
+SECONDS = 120
+
+# A hub that has done without Replay until now. Everything here is for its own image, and nothing of it for strangers.
+ADMINS = f"""
+{ORDINARY_SERVERS}
+def of_each_person(spawner):
+    person = spawner.user.name
+    if person in {[one for one, (_, told) in REFUSED.items() if NO_ANSWER in told]!r}:
+        spawner.replay_answer_timeout = 8
+    for name, value in {{
+        "engine-socket": {{"replay_session_volumes": {{"/run/../var/run//docker.sock": "/engine"}}}},
+        "socket-folder": {{"replay_session_volumes": {{_os.path.dirname(_os.environ["DOCKER_HOST"][7:]): "/engine"}}}},
+        "host-network": {{"network_name": "host"}},
+        "no-network": {{"network_name": "there-is-none"}},
+        "internal": {{"use_internal_ip": True}},
+        "shared": {{"replay_session_volumes": {{"data-for-{{username}}": {{"bind": "/shared", "mode": "ro"}}}}}},
+        "hurried": {{"start_timeout": 6}},
+    }}.get(person, {{}}).items():
+        setattr(spawner, name, value)
+c.Spawner.pre_spawn_hook = of_each_person
+c.DockerSpawner.cmd = ["python3", *c.Spawner.cmd[1:]]
+c.DockerSpawner.allowed_images = {{"small": "notebook", "large": "notebook"}}
+c.DockerSpawner.image = "notebook"
+c.DockerSpawner.volumes = {{"home-of-{{username}}": "/home/jovyan/work"}}
+c.DockerSpawner.read_only_volumes = {{"/etc": "/host-etc"}}
+c.DockerSpawner.mounts = [{{"type": "bind", "source": "/usr", "target": "/host-usr"}}]
+c.DockerSpawner.notebook_dir = "/home/jovyan/work"
+c.DockerSpawner.default_url = "/the-admins"
+c.DockerSpawner.args = ["--for-the-admins-image"]
+c.DockerSpawner.environment = {{"OF_THE_ADMIN": "yes", "SET_BY_BOTH": "admin"}}
+c.DockerSpawner.mem_limit = "300M"
+c.DockerSpawner.cpu_limit = 0.7
+c.DockerSpawner.host_ip = "0.0.0.0"
+c.DockerSpawner.post_start_cmd = "touch /tmp/post-started"
+c.DockerSpawner.extra_create_kwargs = {{"user": "root", "labels": {{"the.site": "yes"}}, "entrypoint": ["env"]}}
+c.DockerSpawner.extra_host_config = lambda spawner: {{
+    "cap_add": ["SYS_PTRACE"], "security_opt": ["seccomp=unconfined"], "shm_size": "100M", "binds": {{"/opt": "/host-opt"}},
+    "pid_mode": "host", "extra_hosts": {{"hub.example.org": "192.0.2.1"}},
+}}
+"""
+
+
+class Plans(http.server.ThreadingHTTPServer):
+    """The build service, as far as a spawner asks it: plans by launch, each for one use."""
+
+    def __init__(self) -> None:
+        self.token = secrets.token_hex(16)
+        self.waiting: dict[str, LaunchPlan] = {}
+        super().__init__(("127.0.0.1", free_ports(1)[0]), _Plan)
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/services/replay/"
+
+    def add(self, location: str, image: ImageModel | None, **more: Any) -> str:
+        """A launch of an image; its id."""
+        launch = secrets.token_hex(16)
+        values: dict[str, Any] = {
+            "launch": launch,
+            "vo": "vo.notebooks.egi.eu",
+            # What a repository may be called, and the spawner may make of it: a template, say.
+            "repository": "https://git.example.org/{username:>99}/{prefix}",
+            "version": "c0ffee" * 6 + "c0ff",
+            "link": "/v2/git/x/HEAD",
+            "image": location,
+            "location": location,
+            "container": image,
+            "command": ["jupyterhub-singleuser"],
+            "environment": {"OF_THE_PLAN": "{home}", "SET_BY_BOTH": "plan"},
+            "source": None,
+            "resources": RESOURCES,
+        }
+        self.waiting[launch] = LaunchPlan(**(values | more))
+        return launch
+
+
+class _Plan(http.server.BaseHTTPRequestHandler):
+    server: Plans
+
+    def do_POST(self) -> None:
+        asked = PlanRequest.model_validate_json(self.rfile.read(int(self.headers["Content-Length"])))
+        assert self.headers["Authorization"] == f"Bearer {self.server.token}"
+        plan = self.server.waiting.pop(asked.launch or "", None)
+        body = (plan or Refusal(error="used", message="This launch was used already.")).model_dump_json().encode()
+        self.send_response(200 if plan else 409)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@dataclass
+class DockerHub:
+    """A hub whose servers are containers."""
+
+    folder: Path
+    engine: ContainerEngine
+    extra_config: str = ""
+    python: str = sys.executable
+    plans: Plans = field(default_factory=Plans)
+    ports: list[int] = field(default_factory=lambda: free_ports(3))
+    token: str = field(default_factory=lambda: secrets.token_hex(32))
+    _process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.ports[0]}"
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "hub.log").read_text(errors="replace")
+
+    def start(self) -> None:
+        """Return once it answers."""
+        self.folder.mkdir(exist_ok=True)
+        (self.folder / "service_token").write_text(self.plans.token)
+        (self.folder / "jupyterhub_config.py").write_text(
+            f"""
+c.JupyterHub.bind_url = "{self.url}"
+c.JupyterHub.hub_ip = "{self.engine.gateway}"
+c.JupyterHub.hub_port = {self.ports[1]}
+c.ConfigurableHTTPProxy.api_url = "http://127.0.0.1:{self.ports[2]}"
+c.ConfigurableHTTPProxy.command = [{str(PROXY)!r}]
+c.JupyterHub.authenticator_class = "dummy"
+c.Authenticator.allow_all = True
+c.JupyterHub.spawner_class = "replay_spawner.docker.ReplayDockerSpawner"
+c.ReplayMixin.replay_service_url = "{self.plans.url}"
+c.ReplayMixin.replay_token_file = "service_token"
+c.JupyterHub.cleanup_servers = False
+c.JupyterHub.tornado_settings = {{"slow_spawn_timeout": {SECONDS}, "slow_stop_timeout": {SECONDS}}}
+c.JupyterHub.services = [{{"name": "tester", "api_token": {self.token!r}}}]
+c.JupyterHub.load_roles = [{{"name": "tester", "services": ["tester"], "scopes": ["admin:users", "admin:servers", "tokens", "access:servers", "read:servers"]}}]
+# The hub ends itself after a few faults in a row.
+c.Spawner.consecutive_failure_limit = 3
+c.Spawner.poll_interval = 1
+c.Spawner.poll_jitter = 0
+c.Spawner.start_timeout = {SECONDS}
+c.Spawner.http_timeout = 90
+{self.extra_config}
+"""
+        )
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("REPLAY_", "JUPYTER"))}
+        with (self.folder / "hub.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [self.python, "-m", "jupyterhub"],
+                cwd=self.folder,
+                env=clean | self.engine.environment | {"PYTHONPATH": str(ROOT)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        until_it_answers(f"{self.url}/hub/health", self._process, self.folder / "hub.log")
+
+    def stop(self, signal_number: int = signal.SIGTERM) -> None:
+        """End the hub and its proxy; containers stay."""
+        if self._process is None:
+            return
+        process, self._process = self._process, None
+        below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        process.send_signal(signal_number)
+        process.wait(60)
+        for child in below:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+        psutil.wait_procs(below, timeout=5)
+
+    @property
+    def process(self) -> psutil.Process:
+        assert self._process is not None, "the hub was not started"
+        return psutil.Process(self._process.pid)
+
+    def close(self) -> None:
+        self.stop()
+        self.plans.shutdown()
+        self.plans.server_close()
+
+    def api(self, method: str, path: str, **more: Any) -> httpx.Response:
+        headers = {"Authorization": f"token {self.token}"}
+        return httpx.request(method, f"{self.url}/hub/api{path}", headers=headers, timeout=SECONDS, **more)
+
+    def ask(self, options: object = None, user: str = ADA) -> httpx.Response:
+        """``POST …/server``; without options it is a plain “Start My Server”."""
+        self.api("POST", f"/users/{quote(user)}")
+        return self.api(
+            "POST", f"/users/{quote(user)}/server", content=None if options is None else json.dumps(options)
+        )
+
+    def launch(self, location: str, image: ImageModel | None = None, user: str = ADA, **more: Any) -> httpx.Response:
+        return self.ask({"launch": self.plans.add(location, image, **more)}, user)
+
+    def launched(self, location: str, image: ImageModel | None = None, user: str = ADA, **more: Any) -> dict[str, Any]:
+        """What the engine says of the session's container."""
+        response = self.launch(location, image, user, **more)
+        assert response.status_code == 201, f"{response.text}\n{self.log[-4000:]}"
+        (session,) = [one for one in self.sessions() if one["Config"]["Labels"].get("of.user") in {None, user}]
+        return session
+
+    def sessions(self) -> list[dict[str, Any]]:
+        return [one for one in self.containers() if "replay.egi.eu/commit" in one["Config"]["Labels"]]
+
+    def containers(self) -> list[dict[str, Any]]:
+        """All of the engine's, those that have ended too, as the engine tells them."""
+        ids = [one["ID"] for one in self.engine.containers()]
+        # What is removed meanwhile is left out.
+        return json.loads(self.engine.docker("inspect", *ids, check=False)) if ids else []
+
+    def volumes(self) -> list[str]:
+        return self.engine.docker("volume", "ls", "--quiet").split()
+
+    def server(self, user: str = ADA) -> dict[str, Any] | None:
+        found = self.api("GET", f"/users/{quote(user)}")
+        return found.json()["servers"].get("") if found.status_code == 200 else None
+
+    def inside(self, path: str, user: str = ADA) -> httpx.Response:
+        """Ask the running server through the proxy, as its person."""
+        token = self.api("POST", f"/users/{quote(user)}/tokens", json={}).json()["token"]
+        headers = {"Authorization": f"token {token}"}
+        server = self.server(user)
+        assert server is not None, "there is no server"
+        return httpx.get(f"{self.url}{server['url']}{path}", headers=headers, timeout=SECONDS)
+
+    def progress(self, user: str = ADA, until: str | None = None) -> list[dict[str, Any]]:
+        """What the hub tells of a start, until it says that, or until the start has ended."""
+        url = f"{self.url}/hub/api/users/{quote(user)}/server/progress"
+        self.until(lambda: (self.server(user) or {}).get("pending") == "spawn", f"{user} starts a server")
+        told: list[dict[str, Any]] = []
+        with httpx.stream("GET", url, headers={"Authorization": f"token {self.token}"}, timeout=SECONDS) as response:
+            for line in response.iter_lines():
+                if line.startswith("data: "):
+                    told.append(json.loads(line[6:]))
+                    if until is not None and until in told[-1]["message"]:
+                        return told
+        assert until is None, told
+        return told
+
+    def stop_server(self, user: str = ADA) -> None:
+        if self.server(user) is not None:
+            self.api("DELETE", f"/users/{quote(user)}/server")
+            self.until(lambda: self.server(user) is None, "the server stops")
+
+    def until(self, is_so: Callable[[], bool], what: str) -> None:
+        """Wait for what has no event."""
+        deadline = time.monotonic() + SECONDS
+        while not is_so():
+            assert time.monotonic() < deadline, f"still not so: {what}\n{self.log[-6000:]}"
+            time.sleep(0.05)
+
+    def nothing_is_left(self) -> None:
+        assert self.sessions() == []
+        assert [name for name in self.volumes() if re.fullmatch("[0-9a-f]{64}", name)] == []
+
+
+def sentence(response: httpx.Response) -> str:
+    assert response.status_code == 422, f"{response.status_code}: {response.text}"
+    return response.json()["message"]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[ContainerEngine]:
+    with ContainerEngine() as started:
+        started.import_base("base")
+        started.make_notebook_image("base", "not-compiled")
+        started.build(
+            "notebook",
+            "FROM not-compiled\nUSER root\nRUN python3 -m compileall -q -j 2 /opt/notebook/lib /usr/lib/python3 || true\nUSER 1000\n",
+        )
+        yield started
+
+
+@pytest.fixture(scope="module")
+def hub(engine: ContainerEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerHub]:
+    made = DockerHub(tmp_path_factory.mktemp("hub"), engine, ADMINS)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(autouse=True)
+def no_server_stays(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "hub" in request.fixturenames:
+        hub: DockerHub = request.getfixturevalue("hub")
+        for user in hub.api("GET", "/users?state=active").json():
+            hub.stop_server(user["name"])
+        hub.nothing_is_left()
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
+    with RegistryServer(tmp_path_factory.mktemp("registry")) as started:
+        yield started
+
+
+def image_of(engine: ContainerEngine, tag: str) -> ImageModel:
+    """What the build service tells the spawner of it."""
+    config = json.loads(engine.docker("image", "inspect", tag))[0]["Config"]
+    homes = [entry.removeprefix("HOME=") for entry in config["Env"] or [] if entry.startswith("HOME=")]
+    return ImageModel(
+        user=config["User"],
+        working_dir=config["WorkingDir"],
+        home=homes[-1] if homes else None,
+        entrypoint=config["Entrypoint"] or [],
+        command=config["Cmd"] or [],
+    )
+
+
+def build(engine: ContainerEngine, name: str, text: str) -> str:
+    return engine.build(f"odd/{name}", dockerfile(text, "base", "notebook"))
+
+
+# what a session is
+
+
+def test_a_session_is_the_launchs_image_within_its_limits_and_nothing_of_the_admins(
+    hub: DockerHub, engine: ContainerEngine
+) -> None:
+    image = build(engine, "volume", WORKING["volume"])
+    session = hub.launched(image, image_of(engine, "odd/volume"))
+    config, host = session["Config"], session["HostConfig"]
+    assert session["Image"] == image
+    assert config["Cmd"] == ["jupyterhub-singleuser"]
+    assert (config["User"], config["Entrypoint"]) == ("1000", None)
+    assert (
+        config["Labels"].items()
+        >= {
+            "replay.egi.eu/repository": "https://git.example.org/{username:>99}/{prefix}",
+            "replay.egi.eu/commit": "c0ffee" * 6 + "c0ff",
+            "egi.eu/primary_group": "vo.notebooks.egi.eu",
+            "the.site": "yes",
+        }.items()
+    )
+    assert session["Name"] == f"/replay-{config['Labels']['replay.egi.eu/launch']}"
+    environment = dict(entry.split("=", 1) for entry in config["Env"])
+    assert environment["OF_THE_ADMIN"] == "yes"
+    assert environment["OF_THE_PLAN"] == "/home/jovyan"
+    assert environment["SET_BY_BOTH"] == "plan"
+    assert environment["MEM_LIMIT"] == str(512 * MIB)
+    assert environment["REPLAY_LINK"] == "/v2/git/x/HEAD"
+    assert not {"JUPYTERHUB_ROOT_DIR", "JUPYTERHUB_DEFAULT_URL", "DOCKER_HOST"} & environment.keys()
+    assert (host["Memory"], host["MemorySwap"], host["MemoryReservation"]) == (512 * MIB, 512 * MIB, 256 * MIB)
+    assert host["CpuQuota"] / host["CpuPeriod"] == 1.5
+    assert (host["PidsLimit"], host["Init"], host["Privileged"]) == (4096, True, False)
+    assert (host["CapDrop"], host["CapAdd"], host["PidMode"]) == (["ALL"], None, "")
+    assert host["SecurityOpt"] == ["no-new-privileges"]
+    assert (host["ExtraHosts"], host["ShmSize"]) == (["hub.example.org:192.0.2.1"], 100 * MIB), "how the site is, stays"
+    assert not host["Binds"]
+    assert not host.get("Mounts")
+    assert [mount["Destination"] for mount in session["Mounts"]] == ["/data"], "the image's own volume"
+    ports = {port: published for port, published in session["NetworkSettings"]["Ports"].items() if published}
+    assert [(port, [one["HostIp"] for one in published]) for port, published in ports.items()] == [
+        ("8888/tcp", ["127.0.0.1"])
+    ]
+    assert hub.inside("api/status").status_code == 200
+    (anonymous,) = [mount["Name"] for mount in session["Mounts"]]
+    hub.stop_server()
+    assert anonymous not in hub.volumes()
+
+
+@pytest.mark.parametrize("name", sorted(WORKING))
+def test_unusual_images_work(hub: DockerHub, engine: ContainerEngine, name: str) -> None:
+    image = build(engine, name, WORKING[name])
+    hub.launched(image, image_of(engine, f"odd/{name}"))
+    assert hub.inside("api/status").status_code == 200
+    assert hub.inside("api/contents/").status_code == 200
+
+
+def test_an_ordinary_server_is_the_admins_before_and_after_a_launch(hub: DockerHub, engine: ContainerEngine) -> None:
+    def ordinary(options: object) -> dict[str, Any]:
+        response = hub.ask(options)
+        assert response.status_code == 201, response.text
+        (container,) = hub.containers()
+        hub.stop_server()
+        # DockerSpawner keeps ordinary containers, to start them again.
+        engine.docker("rm", "--volumes", container["Id"])
+        host = container["HostConfig"]
+        secret = re.compile(r"(TOKEN|HOSTNAME|COOKIE)")
+        environment = [entry for entry in container["Config"]["Env"] if not secret.search(entry.split("=")[0])]
+        return {
+            "name": container["Name"],
+            "config": container["Config"] | {"Env": sorted(environment), "Hostname": None},
+            "host": {name: value for name, value in host.items() if name != "Mounts"},
+            "mounts": sorted(mount["Destination"] for mount in container["Mounts"]),
+        }
+
+    before = ordinary({"image": "small"})
+    assert before["mounts"] == ["/home/jovyan/work", "/host-etc", "/host-opt", "/host-usr"]
+    assert before["config"]["User"] == "root"
+    # An image that is asked for beside the launch is no word on the launch.
+    response = hub.ask({"launch": hub.plans.add(engine.image_id("notebook"), None), "image": "large"})
+    assert response.status_code == 201, response.text
+    assert [one["Config"]["Image"] for one in hub.sessions()] == [engine.image_id("notebook")]
+    hub.stop_server()
+    assert ordinary({"image": "small"}) == before
+
+
+# what is refused
+
+
+@pytest.fixture(scope="module")
+def refusals(hub: DockerHub, engine: ContainerEngine) -> dict[str, httpx.Response]:
+    """All of them at once, each to somebody else: the most take as long as the hub waits."""
+    images = {name: build(engine, name, text) for name, (text, _) in REFUSED.items()}
+    with ThreadPoolExecutor(6) as people:
+        asked = {
+            name: people.submit(
+                hub.launch, image, image_of(engine, f"odd/{name}") if name != "root-by-number" else None, name
+            )
+            for name, image in images.items()
+        }
+        return {name: answer.result() for name, answer in asked.items()}
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_what_cannot_be_a_session_is_refused_with_the_reason(
+    hub: DockerHub, refusals: dict[str, httpx.Response], name: str
+) -> None:
+    told = sentence(refusals[name])
+    for part in REFUSED[name][1]:
+        assert part in told
+    assert told.isprintable()
+    assert len(told) < 2000
+    assert hub.server(name) is None
+    hub.nothing_is_left()
+    # For whoever looks at the sentences.
+    print(told)
+
+
+UNKNOWN_ID = f"sha256:{'0' * 64}"
+
+
+@pytest.mark.parametrize(
+    ("location", "said"),
+    [
+        (UNKNOWN_ID, "is no longer there. Open the repository's link again"),
+        ("registry.example.org/replay/x:latest", "is not known by its digest"),
+        (f"--privileged@{UNKNOWN_ID}", "is not known by its digest"),
+    ],
+)
+def test_an_image_that_is_not_there_or_may_change_is_refused(hub: DockerHub, location: str, said: str) -> None:
+    assert said in sentence(hub.launch(location))
+
+
+@pytest.mark.parametrize(
+    ("user", "said"),
+    [
+        ("engine-socket", "would give sessions its machine"),
+        ("socket-folder", "would give sessions its machine"),
+        ("host-network", "would give sessions its machine"),
+        ("no-network", "network there-is-none not found"),
+        ("tiny", "Minimum memory limit allowed"),
+    ],
+)
+def test_what_the_configuration_makes_impossible_is_refused(
+    hub: DockerHub, engine: ContainerEngine, user: str, said: str
+) -> None:
+    resources = ResourcesModel(memory_limit=1000) if user == "tiny" else RESOURCES
+    assert said in sentence(hub.launch(engine.image_id("notebook"), user=user, resources=resources))
+    hub.nothing_is_left()
+
+
+def test_sessions_get_the_volumes_that_are_meant_for_them(hub: DockerHub, engine: ContainerEngine) -> None:
+    session = hub.launched(engine.image_id("notebook"), user="shared")
+    assert [(one["Name"], one["Destination"], one["RW"]) for one in session["Mounts"]] == [
+        ("data-for-shared", "/shared", False)
+    ]
+    hub.stop_server("shared")
+    assert "data-for-shared" in hub.volumes(), "what has a name is not the session's own"
+
+
+def test_where_the_hub_reaches_containers_themselves_nothing_is_published(
+    hub: DockerHub, engine: ContainerEngine
+) -> None:
+    session = hub.launched(engine.image_id("notebook"), user="internal")
+    assert not any(session["NetworkSettings"]["Ports"].values())
+    assert hub.inside("api/status", "internal").status_code == 200
+    hub.stop_server("internal")
+
+
+# images of a registry
+
+
+@dataclass
+class Pushed:
+    """Images that lie in a registry and are not on the engine."""
+
+    engine: ContainerEngine
+    registry: RegistryServer
+
+    def small(self, name: str) -> str:
+        """One that is quick to fetch, and can be refused only once it is here: there is no server in it."""
+        archive = self.engine.folder / "small.tar"
+        (self.engine.folder / "content").write_bytes(os.urandom(100_000))
+        subprocess.run(["tar", "-cf", str(archive), "-C", str(self.engine.folder), "content"], check=True)
+        self.engine.docker("import", "--change", "USER 1000", str(archive), self._tag(name))
+        return self._pushed(name)
+
+    def server(self, name: str) -> str:
+        self.engine.build(self._tag(name), f"FROM notebook\nLABEL name={name}\n")
+        return self._pushed(name)
+
+    def manifest(self, location: str) -> dict[str, Any]:
+        return json.loads(self.registry.blob_file(location.partition("@")[2]).read_text())
+
+    def is_here(self, location: str) -> bool:
+        return self.engine.docker("image", "inspect", location, check=False) != "[]"
+
+    def _tag(self, name: str) -> str:
+        return f"{self.registry.url.removeprefix('http://')}/replay/{name}:latest"
+
+    def _pushed(self, name: str) -> str:
+        self.engine.docker("push", "--quiet", self._tag(name))
+        (location,) = json.loads(self.engine.docker("image", "inspect", self._tag(name)))[0]["RepoDigests"]
+        self.engine.docker("rmi", "--force", self.engine.image_id(self._tag(name)))
+        assert not self.is_here(location)
+        return location
+
+
+@pytest.fixture(scope="module")
+def pushed(engine: ContainerEngine, registry: RegistryServer) -> Pushed:
+    return Pushed(engine, registry)
+
+
+def lose_manifest(pushed: Pushed, location: str) -> None:
+    pushed.registry.blob_file(location.partition("@")[2]).unlink()
+
+
+def lose_configuration(pushed: Pushed, location: str) -> None:
+    pushed.registry.blob_file(pushed.manifest(location)["config"]["digest"]).unlink()
+
+
+def lose_layer(pushed: Pushed, location: str) -> None:
+    pushed.registry.blob_file(pushed.manifest(location)["layers"][0]["digest"]).unlink()
+
+
+def corrupt_layer(pushed: Pushed, location: str) -> None:
+    file = pushed.registry.blob_file(pushed.manifest(location)["layers"][0]["digest"])
+    content = bytearray(file.read_bytes())
+    content[1000:2000] = bytes(1000)
+    file.write_bytes(content)
+
+
+@pytest.mark.needs("registry")
+@pytest.mark.parametrize("damage", [lose_manifest, lose_configuration, lose_layer, corrupt_layer])
+def test_an_image_that_is_damaged_in_the_registry_is_told_so(
+    hub: DockerHub, pushed: Pushed, damage: Callable[[Pushed, str], None]
+) -> None:
+    location = pushed.small(damage.__name__.replace("_", "-"))
+    damage(pushed, location)
+    told = sentence(hub.launch(location))
+    assert "is damaged or gone in the registry. Open the repository's link again" in told
+    assert not pushed.is_here(location)
+
+
+@pytest.mark.needs("registry")
+def test_a_registry_that_does_not_answer_is_no_word_on_the_image(hub: DockerHub, pushed: Pushed) -> None:
+    location = pushed.small("out-of-reach")
+    pushed.registry.stop()
+    try:
+        told = sentence(hub.launch(location))
+        assert "could not be fetched from the registry. Try again in a few minutes" in told
+    finally:
+        pushed.registry.start()
+    assert NO_SERVER in sentence(hub.launch(location)), "now it is fetched"
+
+
+@pytest.mark.needs("registry")
+def test_a_registry_that_asks_who_is_there_is_told_by_the_engines_own_configuration(
+    hub: DockerHub, engine: ContainerEngine, tmp_path: Path
+) -> None:
+    with RegistryServer(tmp_path, login=Login.BASIC) as registry:
+        config = engine.config_folder / "config.json"
+        anonymous = config.read_text()
+        account = {"auth": base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()}
+        known = json.dumps(json.loads(anonymous) | {"auths": {registry.url.removeprefix("http://"): account}})
+        config.write_text(known)
+        location = Pushed(engine, registry).small("private")
+        config.write_text(anonymous)
+        assert "The registry does not give this hub the image." in sentence(hub.launch(location))
+        config.write_text(known)
+        assert NO_SERVER in sentence(hub.launch(location)), "now it is fetched; the hub was not started anew"
+        config.write_text(anonymous)
+
+
+@pytest.mark.needs("registry")
+def test_an_image_is_fetched_once_for_all_and_told_meanwhile(hub: DockerHub, pushed: Pushed) -> None:
+    location = pushed.server("fetched")
+    with ThreadPoolExecutor(3) as people:
+        with stopped(registry_process(pushed.registry)):
+            both = [people.submit(hub.launch, location, user=user) for user in ("first", "second")]
+            for user in ("first", "second"):
+                hub.progress(user, "Fetching the image")
+            progress = people.submit(hub.progress, "first")
+        assert [answer.result().status_code for answer in both] == [201, 201]
+        told = [event["message"] for event in progress.result()]
+    assert told[:2] == ["Server requested", "Fetching the image"]
+    assert told[-3:-1] == ["Starting the container", "Waiting for the server"]
+    assert progress.result()[-1]["ready"]
+    manifest = f"GET /v2/replay/fetched/manifests/{location.partition('@')[2]}"
+    assert pushed.registry.log.count(f'"{manifest}') == 1
+    for user in ("first", "second"):
+        hub.stop_server(user)
+    # What is here needs no registry.
+    pushed.registry.stop()
+    try:
+        hub.launched(location)
+    finally:
+        pushed.registry.start()
+
+
+@pytest.mark.needs("registry")
+def test_an_image_that_takes_too_long_goes_on_being_fetched(hub: DockerHub, pushed: Pushed) -> None:
+    location = pushed.small("slow")
+    with stopped(registry_process(pushed.registry)):
+        told = sentence(hub.launch(location, user="hurried"))
+        assert "is not here yet after 3 seconds. It is still being fetched" in told
+    hub.until(lambda: pushed.is_here(location), "the image is here")
+    assert NO_SERVER in sentence(hub.launch(location, user="hurried"))
+
+
+def registry_process(registry: RegistryServer) -> psutil.Process:
+    (found,) = [
+        process
+        for process in psutil.Process().children()
+        if process.name() == "docker-registry" and str(registry.folder) in " ".join(process.cmdline())
+    ]
+    return found
+
+
+# the engine and the hub come and go
+
+
+def test_an_engine_that_is_stopped_is_told_and_launches_work_when_it_is_back(
+    hub: DockerHub, engine: ContainerEngine
+) -> None:
+    image = engine.image_id("notebook")
+    engine.stop()
+    try:
+        assert "The container engine does not answer, so the session cannot start." in sentence(hub.launch(image))
+        assert hub.server() is None
+    finally:
+        engine.start()
+    hub.launched(image)
+
+
+def test_an_engine_that_hangs_is_told(hub: DockerHub, engine: ContainerEngine) -> None:
+    image = engine.image_id("notebook")
+    with stopped(engine_process(engine)):
+        assert "The container engine does not answer, so the session cannot start." in sentence(hub.launch(image))
+
+
+def test_a_session_outlives_in_the_hub_an_engine_that_does_not_answer_and_ends_when_that_says_so(
+    hub: DockerHub, engine: ContainerEngine
+) -> None:
+    image = build(engine, "volume", WORKING["volume"])
+    session = hub.launched(image)
+    engine.stop()
+    try:
+        hub.until(lambda: f"does not tell of {session['Name'][1:]}" in hub.log, "the hub asks the engine")
+        assert hub.server() is not None, "silence is no word on what runs"
+    finally:
+        engine.start()
+    hub.until(lambda: hub.server() is None, "the hub notices that the session has ended")
+    hub.nothing_is_left()
+    hub.launched(image)
+
+
+def test_a_session_that_is_stopped_while_the_engine_is_away_is_removed_later(
+    hub: DockerHub, engine: ContainerEngine
+) -> None:
+    hub.launched(build(engine, "volume", WORKING["volume"]))
+    engine.stop()
+    try:
+        hub.stop_server()
+    finally:
+        engine.start()
+    hub.until(lambda: hub.sessions() == [], "the container is removed")
+    hub.nothing_is_left()
+
+
+def test_a_session_that_dies_is_noticed_and_removed(hub: DockerHub, engine: ContainerEngine) -> None:
+    session = hub.launched(build(engine, "volume", WORKING["volume"]))
+    engine.docker("kill", session["Id"])
+    hub.until(lambda: hub.server() is None, "the hub notices")
+    hub.nothing_is_left()
+
+
+def test_a_start_that_is_stopped_leaves_nothing(hub: DockerHub, engine: ContainerEngine) -> None:
+    image = build(engine, "never-runs-the-command", REFUSED["never-runs-the-command"][0])
+    with ThreadPoolExecutor(1) as person:
+        start = person.submit(hub.launch, image)
+        hub.until(lambda: bool(hub.sessions()), "the container is there")
+        hub.api("DELETE", f"/users/{quote(ADA)}/server")
+        assert start.result().status_code >= 400
+    hub.until(lambda: hub.server() is None, "the start has ended")
+    hub.nothing_is_left()
+
+
+def test_a_restarted_hub_finds_its_sessions(hub: DockerHub, engine: ContainerEngine) -> None:
+    hub.launched(build(engine, "volume", WORKING["volume"]))
+    hub.stop()
+    hub.start()
+    assert hub.inside("api/status").status_code == 200
+    hub.stop_server()
+    hub.nothing_is_left()
+
+
+def test_of_a_start_that_a_hub_did_not_live_to_finish_nothing_stays(hub: DockerHub, engine: ContainerEngine) -> None:
+    image = build(engine, "never-runs-the-command", REFUSED["never-runs-the-command"][0])
+    with ThreadPoolExecutor(1) as person:
+        start = person.submit(hub.launch, image)
+        hub.until(lambda: bool(hub.sessions()), "the container is there")
+        hub.stop(signal.SIGKILL)
+        start.exception()
+    hub.start()
+    hub.until(lambda: hub.server() is None, "the hub knows that there is no server")
+    hub.nothing_is_left()
+
+
+def engine_process(engine: ContainerEngine) -> psutil.Process:
+    return psutil.Process(int((engine.folder / "pid").read_text()))
