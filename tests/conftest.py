@@ -1,5 +1,6 @@
 """What a machine can run, and the one rule for what it cannot: a named skip, or with ``REPLAY_TEST_REQUIRE`` a failure."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
@@ -20,6 +21,15 @@ def pytest_configure() -> None:
         raise pytest.UsageError(
             f"REPLAY_TEST_REQUIRE names {', '.join(unknown)}. The names are: {', '.join(known_requirements())}."
         )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What asks the real world is chosen by ``REPLAY_TEST_LIVE=1``; otherwise it is no test of this run, rather than skipped."""
+    if os.environ.get("REPLAY_TEST_LIVE") != "1":
+        live = [item for item in items if item.get_closest_marker("live")]
+        items[:] = [item for item in items if not item.get_closest_marker("live")]
+        if live:
+            config.hook.pytest_deselected(items=live)
 
 
 def pytest_report_header() -> str:

@@ -174,6 +174,8 @@ class DockerBuilder:
             "PATH": os.environ.get("PATH", os.defpath),
             "LANG": "C.UTF-8",
             "PYTHONUNBUFFERED": "1",
+            # Otherwise a configuration that fails is passed over as a whole, and with it every limit in it.
+            "TRAITLETS_APPLICATION_RAISE_CONFIG_FILE_ERROR": "1",
             **self.settings.environment,
             "DOCKER_HOST": self._engine.host,
             "DOCKER_CONFIG": str(config.resolve()),
