@@ -30,6 +30,7 @@ With REPLAY_BUILDER=docker also:
     REPLAY_REGISTRY                                          https://host[:port][/prefix]; without one, images stay in the engine
     REPLAY_HUB_ADDRESS               172.17.0.1              where the hub listens for containers: the engine's bridge
     REPLAY_HUB_NAME                  REPLAY_HUB_ADDRESS      what containers call it
+    REPLAY_SESSION_NETWORK           the engine's default    network of sessions, see docs/builders.md
     REPLAY_BASE_IMAGE                repo2docker's           what images stand on
     REPLAY_REPO2DOCKER_CONFIG                                a configuration file of repo2docker
     REPLAY_BUILD_NETWORK             the engine's default    network of builds' steps
@@ -121,6 +122,8 @@ docker_host = setting("DOCKER_HOST", "unix:///var/run/docker.sock")
 if in_containers:
     c.JupyterHub.spawner_class = "replay_spawner.docker.ReplayDockerSpawner"
     c.DockerSpawner.client_kwargs = {"base_url": docker_host}
+    if network := setting("SESSION_NETWORK"):
+        c.DockerSpawner.network_name = network
     if docker_config := setting("DOCKER_CONFIG"):
         os.environ["DOCKER_CONFIG"] = docker_config  # Where the engine's client looks for credentials.
 else:

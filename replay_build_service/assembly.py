@@ -168,8 +168,13 @@ def _check_commands(chosen: DockerBuilderSettings) -> None:
 
 async def _check_limits(chosen: DockerBuilderSettings, engine: Engine) -> None:
     """That limits on memory and processes hold, rather than being set and meaning nothing."""
-    if chosen.cgroup_parent or (chosen.memory_limit is None and chosen.process_limit is None):
+    if chosen.memory_limit is None and chosen.process_limit is None:
         return
+    if chosen.cgroup_parent:
+        raise UnusableSettings(
+            "build_cgroup_parent is a control group with limits of your own: set them there, and neither "
+            "build_memory_limit nor build_process_limit."
+        )
     way_out = (
         "Name a control group with limits of your own in ReplayBuildService.build_cgroup_parent, or set neither "
         "build_memory_limit nor build_process_limit."

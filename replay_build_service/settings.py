@@ -98,7 +98,8 @@ class ServiceSettings(Application):
     build_environment = Dict(
         value_trait=Unicode(),
         key_trait=Unicode(),
-        help="Environment variables of builds: proxies, CA certificates, a mirror of PyPI. Nothing else is handed to them.",
+        help="Environment variables of builds, and nothing else is handed to them. “venv”: proxies, CA certificates, a mirror "
+        "of PyPI. “docker”: build arguments, of which stock images heed the proxies alone; the rest is for repo2docker_config.",
     ).tag(config=True)
     python_downloads = Bool(False, help="Whether uv may download the Python that a repository asks for.").tag(
         config=True

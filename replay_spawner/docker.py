@@ -11,22 +11,26 @@ from inspect import isawaitable
 from typing import Any, ClassVar
 
 import httpcore
-from docker.errors import APIError, NotFound
+from docker.errors import APIError, ImageNotFound
+from jupyterhub.utils import fmt_ip_url
 from tornado import web
 from traitlets import Dict, Float, Integer
 
 from replay_build_service.schemas import ImageModel, LaunchPlan
 from replay_spawner import docker_containers as containers
-from replay_spawner.docker_answers import Answer, Started, ask, safe
+from replay_spawner.docker_answers import Answer, Started, ask, refused_by_the_engine
 from replay_spawner.docker_engine import ENGINE_FAULTS, AskingDockerSpawner, EngineSilent, accounts_in
 from replay_spawner.docker_leftovers import Leftovers
 from replay_spawner.docker_pull import Pull, PullFailed
+from replay_spawner.docker_steps import Steps
 from replay_spawner.spawner import ReplayMixin
 
 LOOK_SECONDS = 0.03
-"""How often a new server is asked whether it answers. The hub itself would look after up to 5 s."""
+LOOK_AT_LEAST_SECONDS = 0.25
+"""How often a new server is asked whether it answers, the longer it takes the less often: many may start at once. The
+hub itself would look after up to 5 s."""
 
-STATE_SECONDS = 0.25
+STATE_SECONDS = 0.5
 """How often the engine is asked meanwhile whether the container still runs."""
 
 TERMINATE_SECONDS = 10.0
@@ -64,25 +68,25 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
     _session: str | None = None
     """The launch that this server is, none for an ordinary one; kept over a restart of the hub."""
 
-    _starting = False
+    _starting = _fetching = False
     _may_exist = False
     """Whether there may be a container of the session that is still to be removed."""
 
     _engine_was_silent = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._steps: list[dict[str, Any]] = []
-        self._next_step = asyncio.Event()
+        self._steps, self._began = Steps(), asyncio.Event()
         super().__init__(*args, **kwargs)
 
     # from a plan to a server that answers
 
     async def start(self) -> Any:
         """Start the server; for a launch, return only once it answers, so that the hub's first look finds it."""
+        self._steps, self._session = Steps(), None
+        self._began.set()
         if self.plan is None:
-            self._session = None
             return await super().start()
-        self._steps, self._session, self._starting, self._may_exist = [], self.plan.launch, True, False
+        self._session, self._starting, self._may_exist, self._fetching = self.plan.launch, True, False, False
         self._leftovers.log = self.log
         self._leftovers.sweep(self.docker)
         try:
@@ -112,14 +116,19 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
             ) from error
         except TimeoutError as error:
             raise self.refusal(422, self._too_late(seconds)) from error
+        except ImageNotFound as error:
+            raise self.refusal(
+                422,
+                "The image of this launch is no longer there. Open the repository's link again: it is then built anew "
+                "where that is possible.",
+            ) from error
         except APIError as error:
             self.log.exception("The engine refused what launch %s needs", plan.launch)
-            raise self.refusal(422, self._refused_by_the_engine(error)) from error
+            raise self.refusal(422, refused_by_the_engine(str(error.explanation or error))) from error
         except (EngineSilent, *ENGINE_FAULTS) as error:
             self.log.exception("The container engine does not answer, so launch %s was not started", plan.launch)
             raise self.refusal(
-                422,
-                "The container engine does not answer, so the session cannot start. Try again in a few minutes.",
+                422, "The container engine does not answer, so the session cannot start. Try again in a few minutes."
             ) from error
         except Exception as error:
             # Whatever an image does to us here is no fault of the hub's, which would count it towards its own end.
@@ -131,7 +140,7 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
             ) from error
 
     def _too_late(self, seconds: float) -> str:
-        if self._steps and self._steps[-1].get("pulls"):
+        if self._fetching:
             return (
                 f"The image is not here yet after {seconds:g} seconds. It is still being fetched: open the link again in "
                 "a few minutes."
@@ -140,14 +149,6 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
             f"The session was not ready after {seconds:g} seconds. Try again in a few minutes; if this comes back, tell "
             "the administrators."
         )
-
-    def _refused_by_the_engine(self, error: APIError) -> str:
-        said = str(error.explanation or error)
-        if "no space left on device" in said:
-            return "The disk of the machine that runs sessions is full, so this one could not start. Tell the administrators."
-        if "docker-init" in said:
-            return "The container engine lacks a part, docker-init, that sessions need. Tell the administrators."
-        return f"The container engine refused the session: {safe(said)} If this comes back, tell the administrators."
 
     async def _start_session(self, plan: LaunchPlan, deadline: float) -> tuple[str, int]:
         location = containers.ImageLocation.parse(plan.location)
@@ -168,24 +169,16 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
         self._apply(plan)
         image = await self._image_on_the_engine(plan, location)
         self._refuse_root(image)
-        self._tell({"progress": 60, "message": "Starting the container"})
+        self._steps.tell(60, "Starting the container")
         started = Started(plan.command[0], image.entrypoint, self.port, plan.resources.memory_limit)
         await self._create(plan, image)
         try:
             await self._ask("start", self.object_id, seconds=None)
         except APIError as error:
-            if "docker-init" in str(error.explanation) or "no space left" in str(error.explanation):
-                raise
             self.log.error("Launch %s: %s", plan.launch, error)
             raise self.refusal(422, started.why_it_did_not_start(str(error.explanation))) from error
-        try:
-            ip, port = await self.get_ip_and_port()
-        except Exception:
-            # What has ended has no address.
-            await self._refuse_the_ended(started)
-            raise
-        address = (str(ip), int(port))
-        self._tell({"progress": 80, "message": "Waiting for the server"})
+        address = await self._address(started)
+        self._steps.tell(80, "Waiting for the server")
         await self._until_it_answers(address, started, deadline)
         return address
 
@@ -222,37 +215,29 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
 
     async def pull_image(self, image: str) -> None:
         """As configured for ordinary servers; a launch's image is fetched by its digest, and only if it is not here."""
-        location = (
-            containers.ImageLocation.parse(image) if self.plan is not None and image == self.plan.location else None
-        )
-        if location is None or location.repository is None:
+        location = containers.ImageLocation.parse(image)
+        if self.plan is None or location is None or location.repository is None:
             await super().pull_image(image)
         else:
-            await Pull.wait(location, lambda: self.client, self._tell_of_pull)
+            await Pull.wait(location, lambda: self.client, lambda pull: self._steps.tell(*pull.step))
 
     async def _image_on_the_engine(self, plan: LaunchPlan, location: containers.ImageLocation) -> ImageModel:
+        """What the engine says of the image, once it has it. Raises `PullFailed`, and docker-py's `ImageNotFound`."""
         try:
-            return containers.image_model(await self._ask("inspect_image", plan.location))
-        except NotFound as error:
+            found = await self._ask("inspect_image", plan.location)
+        except ImageNotFound:
             if location.repository is None:
-                raise self._image_is_gone() from error
-        await self.pull_image(plan.location)
-        try:
-            return containers.image_model(await self._ask("inspect_image", plan.location))
-        except NotFound as error:
-            raise self._image_is_gone() from error
-
-    def _image_is_gone(self) -> web.HTTPError:
-        return self.refusal(
-            422,
-            "The image of this launch is no longer there. Open the repository's link again: it is then built anew where "
-            "that is possible.",
-        )
+                raise
+            self._fetching = True
+            await self.pull_image(plan.location)
+            self._fetching = False
+            found = await self._ask("inspect_image", plan.location)
+        return containers.image_model(found)
 
     async def _create(self, plan: LaunchPlan, image: ImageModel) -> None:
         """Have the container made. Whatever happens meanwhile, it is known by its name and will be removed."""
         admins = await self._evaluated(self.extra_host_config)
-        extra_labels = (await self._evaluated(self.extra_create_kwargs)).get("labels")
+        admins_labels = (await self._evaluated(self.extra_create_kwargs)).get("labels") or {}
         host = containers.host_config(
             admins,
             plan.resources,
@@ -271,7 +256,7 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
             "command": list(plan.command),
             "name": self.object_name,
             "environment": self.get_env(),
-            "labels": {**(extra_labels if isinstance(extra_labels, dict) else {}), **containers.labels(plan)},
+            "labels": {**admins_labels, **containers.labels(plan)},
             "ports": [self.port],
             "volumes": self.volume_mount_points,
         }
@@ -284,15 +269,27 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
                 arguments["environment"]["HOME"] = containers.HOME_OF_NOBODY
                 await self._make(arguments, host, self._leftovers.add)
 
+    async def _address(self, started: Started) -> tuple[str, int]:
+        """Where the hub reaches the container. What has ended has no address, or an empty one."""
+        try:
+            ip, port = await self.get_ip_and_port()
+            if not ip:
+                raise RuntimeError(f"The engine says no address of {self.object_name}")
+        except (*ENGINE_FAULTS, RuntimeError):
+            await self._refuse_the_ended(started)
+            raise
+        return str(ip), int(port)
+
     async def _until_it_answers(self, address: tuple[str, int], started: Started, deadline: float) -> None:
         ip, port = address
         # JupyterHub sets the server before it starts the spawner.
         base_url = str(self.server.base_url)  # pyright: ignore[reportOptionalMemberAccess]
-        url = f"http://{f'[{ip}]' if ':' in ip else ip}:{port}{base_url}api"
+        url = f"http://{fmt_ip_url(ip)}:{port}{base_url}api"
         loop = asyncio.get_running_loop()
         seconds = self.http_timeout if self.replay_answer_timeout is None else self.replay_answer_timeout
         seconds = max(min(float(seconds), deadline - loop.time() - 1), 0.0)
-        next_state = loop.time() + STATE_SECONDS
+        began = loop.time()
+        next_state = began + STATE_SECONDS
         try:
             async with asyncio.timeout(seconds), httpcore.AsyncConnectionPool(max_keepalive_connections=0) as pool:
                 while True:
@@ -306,7 +303,7 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
                     if loop.time() >= next_state:
                         await self._refuse_the_ended(started)
                         next_state = loop.time() + STATE_SECONDS
-                    await asyncio.sleep(LOOK_SECONDS)
+                    await asyncio.sleep(min(max(LOOK_SECONDS, (loop.time() - began) / 50), LOOK_AT_LEAST_SECONDS))
         except TimeoutError as error:
             await self._refuse_the_ended(started)
             raise self.refusal(422, started.why_nothing_answers(round(seconds, 1), await self._said())) from error
@@ -320,30 +317,16 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
 
     # what the hub asks of a session that starts, runs and ends
 
-    def _tell(self, step: dict[str, Any]) -> None:
-        self._steps.append(step)
-        self._next_step.set()
-        self._next_step = asyncio.Event()
-
-    def _tell_of_pull(self, pull: Pull) -> None:
-        done, layers = pull.layers_done, pull.layers
-        told = f" ({done} of {layers} layers)" if layers else ""
-        step = {"progress": 10 + (40 * done // layers if layers else 0), "message": f"Fetching the image{told}"}
-        self._tell({**step, "pulls": True})
-
     async def progress(self) -> AsyncGenerator[dict[str, Any]]:
         """What is being done for a launch; the hub stops asking when the start has ended."""
+        # Whether this is a launch is known once its plan has come.
+        await self._began.wait()
         if self.plan is None:
             async for event in super().progress():
                 yield event
             return
-        told = 0
-        while True:
-            while told < len(self._steps):
-                step = self._steps[told]
-                told += 1
-                yield {"progress": step["progress"], "message": step["message"]}
-            await self._next_step.wait()
+        async for step in self._steps.follow():
+            yield step
 
     async def poll(self) -> int | str | None:  # pyright: ignore[reportIncompatibleMethodOverride] - as DockerSpawner
         """None while the session runs, or while the engine does not say: its silence is no word on what it runs."""
@@ -375,8 +358,8 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
         try:
             if not now:
                 await self._terminate()
-        except (EngineSilent, APIError):
-            self.log.exception("%s did not end as it should", self.object_name)
+        except (EngineSilent, APIError) as error:
+            self.log.warning("%s could not be asked to end: %r", self.object_name, error)
         await self._discard()
 
     async def _terminate(self) -> None:
@@ -388,7 +371,7 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
             container = await self._inspect()
             if container is None or not container["State"]["Running"]:
                 return
-            await asyncio.sleep(STATE_SECONDS / 2)
+            await asyncio.sleep(STATE_SECONDS / 4)
 
     async def _discard(self) -> None:
         if self._session is not None and self._may_exist:

@@ -69,9 +69,7 @@ class Started:
 
     def why_it_did_not_start(self, engine: str) -> str:
         """A sentence for what the engine said instead of starting the container."""
-        return self._of_the_command(engine, None) or (
-            f"The container engine could not start the session: {safe(engine)} If you need help, tell the administrators."
-        )
+        return self._of_the_command(engine, None) or refused_by_the_engine(engine)
 
     def why_it_ended(self, state: Mapping[str, Any], log: str) -> str:
         """A sentence for a container that ended before it answered; ``state`` is the engine's (``State``)."""
@@ -135,6 +133,17 @@ class Started:
             what = f"The image's ENTRYPOINT, {ours}," if ours else "What the image starts"
             return f"{what} could not be run: {last_lines(text)}"
         return None
+
+
+def refused_by_the_engine(said: str) -> str:
+    """A sentence for an error that the engine answered with."""
+    if "no space left on device" in said:
+        return (
+            "The disk of the machine that runs sessions is full, so this one could not start. Tell the administrators."
+        )
+    if "docker-init" in said:
+        return "The container engine lacks a part, docker-init, that sessions need. Tell the administrators."
+    return f"The container engine refused the session: {safe(said)}. If this comes back, tell the administrators."
 
 
 def last_lines(log: str) -> str:

@@ -85,6 +85,16 @@ class Pull:
         self._listeners: set[Callable[[Pull], None]] = set()
         threading.Thread(target=self._run, name="replay-pull", daemon=True).start()
 
+    @property
+    def step(self) -> tuple[int, str]:
+        """How far it is: percent of a start, and in words."""
+        if not self.layers:
+            return 10, "Fetching the image"
+        return (
+            10 + 40 * self.layers_done // self.layers,
+            f"Fetching the image ({self.layers_done} of {self.layers} layers)",
+        )
+
     @classmethod
     async def wait(cls, location: ImageLocation, client: Callable[[], Any], listener: Callable[["Pull"], None]) -> None:
         """Return when the engine says that it has the image; ``listener`` is called as layers come.

@@ -53,6 +53,12 @@ def _no_registry() -> str | None:
     return None if shutil.which("docker-registry") else "no docker-registry (Debian's package of that name)"
 
 
+def _no_disk() -> str | None:
+    if os.geteuid() != 0 or shutil.which("mkfs.ext4", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is None:
+        return "a small disk is made as root with mkfs.ext4 (Debian: e2fsprogs)"
+    return None if Path("/dev/loop-control").exists() else "no loop devices"
+
+
 _CHECKS: dict[str, Callable[[], str | None]] = {
     "browser": _no_browser,
     "proxy": _no_proxy,
@@ -61,6 +67,7 @@ _CHECKS: dict[str, Callable[[], str | None]] = {
     "linux": _no_linux,
     "registry": _no_registry,
     "engine": why_no_engine,
+    "disk": _no_disk,
 }
 REQUIRED = frozenset(name for name in os.environ.get("REPLAY_TEST_REQUIRE", "").split(",") if name)
 """What this machine is to have: without it a test fails and is not skipped."""

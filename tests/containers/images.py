@@ -60,7 +60,7 @@ REFUSED: dict[str, tuple[str, list[str]]] = {
         "FROM NOTEBOOK\nUSER root\nRUN echo 'toor:x:0:0::/root:/bin/sh' >> /etc/passwd\nUSER toor\n",
         ["ended at once, with status 1", "Running as root is not recommended"],
     ),
-    "unknown-user": ("FROM NOTEBOOK\nUSER nosuchuser\n", ["could not start the session", "nosuchuser"]),
+    "unknown-user": ("FROM NOTEBOOK\nUSER nosuchuser\n", ["The container engine refused the session: ", "nosuchuser"]),
     "no-entrypoint-there": (
         'FROM NOTEBOOK\nENTRYPOINT ["/not-there.sh"]\n',
         ["The image's ENTRYPOINT, /not-there.sh, could not be run"],

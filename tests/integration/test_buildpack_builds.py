@@ -301,7 +301,7 @@ def test_proxies_reach_builds_and_neither_images_nor_logs(builds: Builds) -> Non
 
 @dataclass
 class Mirror:
-    """PyPI's and Debian's addresses over TLS of an authority that nobody else knows. Passes on what the world says."""
+    """PyPI's and Debian's addresses over TLS of an authority that nobody else knows. The world answers behind it."""
 
     address: str
     authority: Path
@@ -356,14 +356,20 @@ def site_mirror(address: str, folder: Path) -> Iterator[Mirror]:
         def do_GET(self) -> None:
             made.asked.append(self.path)
             kind, _, path = self.path.lstrip("/").partition("/")
-            origin = {"simple": INDEX or "https://pypi.org/simple", "debian": mirror().rstrip("/")}.get(kind)
-            headers = {"Accept": self.headers.get("Accept", "*/*"), "Accept-Encoding": "identity"}
-            answer = upstream.get(f"{origin}/{path}", headers=headers) if origin else None
-            self.send_response(answer.status_code if answer else 404)
-            self.send_header("Content-Type", answer.headers.get("Content-Type", "") if answer else "text/plain")
-            self.send_header("Content-Length", str(len(answer.content) if answer else 0))
+            if kind == "simple":
+                self.answer(302, {"Location": f"{(INDEX or 'https://pypi.org/simple').rstrip('/')}/{path}"})
+            elif kind == "debian":  # apt does not let itself be led from TLS to none
+                found = upstream.get(f"{mirror().rstrip('/')}/{path}")
+                self.answer(found.status_code, {}, found.content)
+            else:
+                self.answer(404, {})
+
+        def answer(self, status: int, headers: Mapping[str, str], content: bytes = b"") -> None:
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(content))}.items():
+                self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(answer.content if answer else b"")
+            self.wfile.write(content)
 
         def log_message(self, format: str, *args: object) -> None:
             pass

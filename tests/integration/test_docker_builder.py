@@ -308,7 +308,8 @@ FAILURES = [
     pytest.param({"Dockerfile": "->/etc/passwd"}, {}, FailureReason.CANNOT_BUILD, "Dockerfile is a link that leads out", id="a link out"),
     pytest.param({"binder": "->/etc"}, {}, FailureReason.CANNOT_BUILD, "binder is a link that leads out", id="a folder out"),
     pytest.param({"requirements.txt": "#" * 2_000_000}, {}, FailureReason.CANNOT_BUILD, "at most 1 MB", id="a huge file"),
-    pytest.param({"Dockerfile": dockerfile(), "big": "x" * 30_000_000}, {"repository_limit": 20_000_000}, FailureReason.FETCH, "larger than 20 MB", id="a large repository"),
+    pytest.param({"Dockerfile": dockerfile(), "zeros": "0" * 30_000_000}, {"repository_limit": 20_000_000}, FailureReason.FETCH, "larger than 20 MB", id="a repository that unpacks to much"),
+    pytest.param({"Dockerfile": dockerfile(), "big": secrets.token_hex(15_000_000)}, {"repository_limit": 20_000_000}, FailureReason.FETCH, "larger than 20 MB", id="a large repository"),
 ]  # fmt: skip
 
 
@@ -326,6 +327,7 @@ class TestWhatFails:
         assert list(settings.builds_dir.iterdir()) == []
         assert engine.docker("image", "ls", "--quiet", builder.full_name(job.image_name)) == ""
 
+    @pytest.mark.needs("disk")
     async def test_a_full_disk_ends_in_a_sentence_and_what_was_built_before_still_works(
         self, forge: GitServer, settings: DockerBuilderSettings, make_builder: Maker, tmp_path: Path
     ) -> None:
@@ -359,6 +361,28 @@ class TestWhatFails:
         _, log = await built(builder, job_for(forge, builder, {"Dockerfile": text}))
         shown = [line for line in lines(log) if "red" in line and "RUN" not in line]
         assert [line.partition(" ")[2].partition(" ")[2] for line in shown] == ["xy\x1b[31mred\x1b[0m caf� "]
+
+
+class TestWhatIsLeft:
+    async def test_a_start_removes_what_builds_left_that_nobody_knows(
+        self, forge: GitServer, engine: ContainerEngine, settings: DockerBuilderSettings, make_builder: Maker
+    ) -> None:
+        builder = await make_builder(settings)
+        jobs = {name: job_for(forge, builder, {"Dockerfile": dockerfile()}) for name in ("unknown", "kept")}
+        for job in jobs.values():
+            await built(builder, job)
+        (settings.builds_dir / "of-the-admins").mkdir()
+        waits = job_for(forge, builder, {"Dockerfile": dockerfile("RUN echo ready; sleep 600; :")})
+        running = await builder.start(waits)
+        await until_line(running, "ready")
+        swept = await (await make_builder(settings)).sweep({waits.build_id}, {jobs["kept"].build_id})
+        assert sorted(swept) == sorted(job.build_id for job in jobs.values())
+        assert {path.name for path in settings.builds_dir.iterdir()} == {waits.build_id, "of-the-admins"}
+        tags = {
+            name: engine.docker("image", "ls", "-q", builder.full_name(job.image_name)) for name, job in jobs.items()
+        }
+        assert (tags["unknown"], bool(tags["kept"])) == ("", True)
+        await running.cancel()
 
 
 class TestItsEnd:

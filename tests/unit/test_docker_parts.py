@@ -81,6 +81,11 @@ class TestRepo2dockersLog:
         seen, _ = told(tmp_path, record("10%\r"), record("100%\n"), record("a\x1b]0;t\x07b\ud800\n"))
         assert [text for _, _, text in seen] == ["100%", "ab?"]
 
+    def test_a_step_cannot_pretend_that_the_push_has_begun(self, tmp_path: Path) -> None:
+        seen, output = told(tmp_path, record("#5 0.1 x\r"), record("#9 pushing y\n"), record("#5 0.2 on\n"))
+        assert not output.is_pushing
+        assert {phase for _, phase, _ in seen} == {Phase.BUILDING}
+
     def test_repo2dockers_own_reason_is_kept_and_a_programs_command_line_is_not(self, tmp_path: Path) -> None:
         failing = record(
             "Error during build: Command '['docker', '--secret']' returned 1.", "failed", exc_info="Traceback"
@@ -139,6 +144,9 @@ class TestSentences:
             (["ERROR: anything"], {"engine_answers": False}, FailureReason.ENGINE, "went away"),
             (["ERROR: Cannot connect to the Docker daemon at unix:///x"], {}, FailureReason.ENGINE, "went away"),
             (["ERROR: rpc error: code = Unavailable desc = error reading from server: EOF"], {}, FailureReason.ENGINE, "went away"),
+            ([STEP.format(command="uv pip install", how="exit code: 84")], {"error": "six==9 cannot be installed"}, FailureReason.CANNOT_BUILD, "six==9 cannot be installed."),
+            ([STEP.format(command="x", how="exit code: 137")], {"error": "it ended", "memory_limit": 10**9}, FailureReason.MEMORY, "1 GB"),
+            (["ERROR: blob upload: no space left on device"], {"was_pushing": True}, FailureReason.REGISTRY, "could not be sent"),
             (["odd"], {"error": "No such runtime"}, FailureReason.CANNOT_BUILD, "No such runtime."),
             ([], {}, FailureReason.STEP, "no reason was given"),
             (["ERROR: failed to solve: " + "x" * 5000], {}, FailureReason.STEP, "…"),
@@ -174,7 +182,7 @@ class TestRepo2dockersCommand:
             "-m", "repo2docker", "--no-run", "--json-logs", "--config", "/b/config.py",
             "--image-name", "registry.example.org/replay/a:tag", "--user-id", "1000", "--user-name", "jovyan", "--push",
             "--cache-from", f"host/a@{DIGEST}", "--label", "repo2docker.repo=https://example.org/a",
-            "--label", f"repo2docker.ref={'c' * 40}", "--build-arg", "HTTP_PROXY=http://p:3128", "/b/src",
+            "--label", f"repo2docker.ref={'c' * 40}", "--build-arg", "BUILDKIT_CACHE_MOUNT_NS=b1", "--build-arg", "HTTP_PROXY=http://p:3128", "/b/src",
         )  # fmt: skip
         assert "--push" not in command_line(replace(JOB, push=False), "/c", "/s")
 
@@ -220,6 +228,18 @@ class TestTheCheckout:
             ({".binder/apt.txt": "->../../outside"}, ".binder/apt.txt is a link"),
             ({"requirements.txt": "->requirements.txt"}, "requirements.txt is a link"),
             ({"environment.yml": "x" * 1_100_000}, "environment.yml is 1,100,000 bytes"),
+            ({".containerignore": "x" * 1_100_000}, ".containerignore is 1,100,000 bytes"),
+            *[
+                ({name: text}, f"{name} names a frontend of its own")
+                for name in ("Dockerfile", "binder/Dockerfile")
+                for text in (
+                    "# syntax=docker.io/evil/frontend\nFROM x\n",
+                    "\ufeff#  SYNTAX = evil/frontend:1\nFROM x\n",
+                    "#!/bin/x\n# escape=`\n# syntax=docker/dockerfile-evil:1\nFROM x\n",
+                    "// syntax=evil\n",
+                    '{"syntax": "evil"}',
+                )
+            ],
         ],
     )
     def test_what_repo2docker_would_read_elsewhere_is_refused(

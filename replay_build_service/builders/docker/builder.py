@@ -27,6 +27,7 @@ from replay_build_service.builders.detached.build import (
 from replay_build_service.builders.detached.failures import disk_failure
 from replay_build_service.builders.detached.folder import BuildFolder, write_whole
 from replay_build_service.builders.docker.cgroup import BuildGroup
+from replay_build_service.builders.docker.credentials import narrowed_config
 from replay_build_service.builders.docker.engine import Engine, EngineFault
 from replay_build_service.builders.docker.image_check import refusal
 from replay_build_service.builders.docker.instructions import Instructions
@@ -165,11 +166,20 @@ class DockerBuilder:
         for path in (folder.path, folder.home, folder.temporary):
             path.mkdir(parents=True, exist_ok=True)
         folder.path.chmod(0o700)
+        config = self.settings.docker_config or Path(os.environ.get("DOCKER_CONFIG", "~/.docker")).expanduser()
+        self._docker_config(folder).mkdir(exist_ok=True)
+        write_whole(
+            self._docker_config(folder) / "config.json",
+            narrowed_config(config / "config.json", self._registry.host if self._registry else None),
+        )
         write_whole(folder.instructions, instructions.to_json())
+
+    @staticmethod
+    def _docker_config(folder: BuildFolder) -> Path:
+        return folder.home / ".docker"
 
     def _environment(self, folder: BuildFolder) -> dict[str, str]:
         """All that the runner, repo2docker and the engine's command line get to see of this process."""
-        config = self.settings.docker_config or Path(os.environ.get("DOCKER_CONFIG", "~/.docker")).expanduser()
         return {
             "PATH": os.environ.get("PATH", os.defpath),
             "LANG": "C.UTF-8",
@@ -178,7 +188,7 @@ class DockerBuilder:
             "TRAITLETS_APPLICATION_RAISE_CONFIG_FILE_ERROR": "1",
             **self.settings.environment,
             "DOCKER_HOST": self._engine.host,
-            "DOCKER_CONFIG": str(config.resolve()),
+            "DOCKER_CONFIG": str(self._docker_config(folder)),
             "BUILDX_CONFIG": str(folder.temporary / "buildx"),
             "HOME": str(folder.home),
             "TMPDIR": str(folder.temporary),
@@ -245,8 +255,9 @@ class DockerBuilder:
 
         Raises `OSError`, and `EngineFault` where the engine cannot be asked.
         """
-        await self.tidy(job)
+        # The tag first: what is left where the engine is away is then found by the next start, by its folder.
         await self._engine.remove_tag(self.full_name(job.image_name))
+        await self.tidy(job)
 
     async def tidy(self, job: BuildJob) -> None:
         """The image is in the registry or the engine: the folder goes. Raises `OSError`."""
@@ -254,7 +265,15 @@ class DockerBuilder:
         await asyncio.to_thread(BuildGroup(job.build_id).remove)
 
     async def sweep(self, running: Collection[BuildId], kept: Collection[BuildId]) -> list[BuildId]:
-        """Removes the folders of builds that have ended, and says which. Raises `OSError` where there is no looking."""
+        """Removes the folders of builds that have ended, and the names in the engine of those that made no image.
+
+        Says which builds. Raises `OSError` where there is no looking.
+        """
+        for name in await asyncio.to_thread(_names_of_left, self.settings.builds_dir, {*running, *kept}):
+            try:
+                await self._engine.remove_tag(name)
+            except EngineFault as error:
+                log.warning("The engine still has %s: %s", name, error.detail)
         removed = await asyncio.to_thread(sweep_folders, self.settings.builds_dir, frozenset(running))
         for build_id in removed:
             await asyncio.to_thread(BuildGroup(build_id).remove)
@@ -286,6 +305,18 @@ class DockerBuilder:
                 return await self._registry.image_configuration(repository, digest)
         in_engine = await self._engine.image(image.location)
         return None if in_engine is None else in_engine.configuration
+
+
+def _names_of_left(builds_dir: Path, known: Collection[str]) -> list[str]:
+    """What the images of unknown builds are called, as far as their folders tell. Blocking."""
+    names: list[str] = []
+    for file in builds_dir.glob("*/job.json"):
+        if file.parent.name not in known:
+            try:
+                names.append(Instructions.from_json(file.read_text(encoding="utf-8")).image)
+            except (OSError, ValueError, TypeError) as error:
+                log.warning("%s does not tell what was built: %s", file, error)
+    return names
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,8 @@ def command_line(job: Instructions, configuration: str, source: str) -> tuple[st
         *(("--cache-from", job.cache_from) if job.cache_from else ()),
         "--label", f"repo2docker.repo={job.repository}",
         "--label", f"repo2docker.ref={job.version}",
+        # What a build caches (RUN --mount=type=cache) is its own: a stranger's could plant packages for everybody else.
+        "--build-arg", f"BUILDKIT_CACHE_MOUNT_NS={job.group}",
         *(part for name, value in job.build_arguments.items() for part in ("--build-arg", f"{name}={value}")),
         source,
     )  # fmt: skip

@@ -52,12 +52,21 @@ def failure_of(ending: Ending) -> BuildFailure:
     text = "\n".join(ending.lines)
     if not ending.engine_answers or any(sign in text for sign in _ENGINE):
         return ENGINE_GONE
-    if any(sign in text.lower() for sign in _DISK):
-        return DISK_FULL
     reason = _core(ending.lines)
     if ending.was_pushing:
         return _failure_of_push(reason)
-    if (step := re.search(r"process \"(.+?)\" did not complete successfully: (.+)", reason)) is not None:
+    if any(sign in text.lower() for sign in _DISK):
+        return DISK_FULL
+    step = re.search(r"process \"(.+?)\" did not complete successfully: (.+)", reason)
+    if step is not None and "exit code: 137" in step[2] and ending.memory_limit is not None:
+        return BuildFailure(
+            FailureReason.MEMORY,
+            f"The build needed more than {size(ending.memory_limit)} of memory, which is the limit here, in: {_command(step[1])}.",
+        )
+    if ending.error is not None:
+        # A buildpack knows better what its steps were about.
+        return BuildFailure(FailureReason.CANNOT_BUILD, f"{_sentence(ending.error)}{_limits(ending)}")
+    if step is not None:
         return _failure_of_step(step[1], step[2], ending)
     if any(sign in text for sign in _LOST):
         return ENGINE_GONE
@@ -68,8 +77,6 @@ def failure_of(ending: Ending) -> BuildFailure:
         )
     if "dockerfile parse error" in reason or "failed to read dockerfile" in reason:
         return BuildFailure(FailureReason.CANNOT_BUILD, f"The Dockerfile cannot be read: {_sentence(reason)}")
-    if ending.error is not None:
-        return BuildFailure(FailureReason.CANNOT_BUILD, _sentence(ending.error))
     return BuildFailure(FailureReason.STEP, f"The image could not be built: {_sentence(reason)}")
 
 
@@ -85,18 +92,20 @@ def _failure_of_push(reason: str) -> BuildFailure:
 
 
 def _failure_of_step(command: str, ending_words: str, ending: Ending) -> BuildFailure:
-    shown = _short(re.sub(r"^/bin/(?:ba)?sh -c ", "", command.replace('\\"', '"').replace("\\\\", "\\")))
-    if "exit code: 137" in ending_words and ending.memory_limit is not None:
-        return BuildFailure(
-            FailureReason.MEMORY,
-            f"The build needed more than {size(ending.memory_limit)} of memory, which is the limit here, in: {shown}.",
-        )
-    limits = f" It may run {ending.process_limit} processes at a time here." if ending.process_limit else ""
     status = re.search(r"exit code: (\d+)", ending_words)
     how = f"failed with status {status[1]}" if status else f"failed: {_sentence(ending_words).rstrip('.')}"
     return BuildFailure(
-        FailureReason.STEP, f"A step of the build {how}: {shown}. The end of the log shows what it said.{limits}"
+        FailureReason.STEP,
+        f"A step of the build {how}: {_command(command)}. The end of the log shows what it said.{_limits(ending)}",
     )
+
+
+def _command(text: str) -> str:
+    return _short(re.sub(r"^/bin/(?:ba)?sh -c ", "", text.replace('\\"', '"').replace("\\\\", "\\")))
+
+
+def _limits(ending: Ending) -> str:
+    return f" It may run {ending.process_limit} processes at a time here." if ending.process_limit else ""
 
 
 def _core(lines: Sequence[str]) -> str:

@@ -31,6 +31,7 @@ class Repo2dockerOutput:
         self._splitter = LineSplitter()
         self._ready: list[str] = []
         self._written: list[str] = []
+        self._is_new_line = True
         self.is_pushing = False
         self.error: str | None = None
         """What repo2docker itself said when it gave up, where it was more than that a program failed."""
@@ -67,7 +68,9 @@ class Repo2dockerOutput:
                 self.error = message.removeprefix("Error during build: ").strip()
                 self._show(message.rstrip("\n") + "\n")
             case {"message": str(message)}:
-                if not self.is_pushing and _PUSHING.match(message):
+                # repo2docker also ends a record where a step printed a carriage return: what follows is still the step's.
+                is_a_line, self._is_new_line = self._is_new_line, message.endswith("\n")
+                if is_a_line and not self.is_pushing and _PUSHING.match(message):
                     self._write()
                     self.is_pushing = True
                     self._log.enter(Phase.PUSHING, "Pushing the image to the registry.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import time
 from collections.abc import Awaitable, Mapping
 from contextlib import suppress
@@ -47,11 +48,16 @@ _GROUP_SECONDS = 10.0
 
 _READ_WHOLE = frozenset(
     {
-        "Dockerfile", ".dockerignore", "apt.txt", "environment.yml", "requirements.txt", "requirements3.txt", "Pipfile",
+        "Dockerfile", ".dockerignore", ".containerignore", "apt.txt", "environment.yml", "environment.yaml", "requirements.txt", "requirements3.txt", "Pipfile",
         "Pipfile.lock", "runtime.txt", "install.R", "DESCRIPTION", "Project.toml", "JuliaProject.toml", "REQUIRE",
         "Manifest.toml", "default.nix", "pyproject.toml", "setup.py", "postBuild", "start",
     }
 )  # fmt: skip
+
+
+_FRONTEND = re.compile(r"^\s*(?:#|//)\s*syntax\s*=\s*(\S*)", re.IGNORECASE | re.MULTILINE)
+_DOCKERS_OWN = re.compile(r"(?:docker\.io/)?docker/dockerfile(?::[\w.-]+)?(?:@sha256:[0-9a-f]{64})?")
+"""Docker's own frontend, which keeps to what it is told. Any other is a program that decides about limits itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +200,18 @@ def _check_entry(entry: os.DirEntry[str], name: str, root: Path) -> None:
     if entry.name in _READ_WHOLE and entry.is_file() and (much := entry.stat().st_size) > _MUCH_TEXT:
         raise Unbuildable(
             FailureReason.CANNOT_BUILD, f"{name} is {much:,} bytes long; at most 1 MB is read of such a file."
+        )
+    if entry.name == "Dockerfile" and entry.is_file():
+        _check_frontend(Path(entry.path).read_text(encoding="utf-8-sig", errors="replace"), name)
+
+
+def _check_frontend(text: str, name: str) -> None:
+    """BuildKit runs whatever image ``# syntax=`` names, outside the limits of a build (parser directives, and their JSON form)."""
+    if text.lstrip().startswith("{") or any(not _DOCKERS_OWN.fullmatch(found) for found in _FRONTEND.findall(text)):
+        raise Unbuildable(
+            FailureReason.CANNOT_BUILD,
+            f"{name} names a frontend of its own (“syntax=”), which is not run here. Leave that line out, or name "
+            "docker/dockerfile.",
         )
 
 
