@@ -245,7 +245,7 @@ c.DockerSpawner.image = {image.partition("@")[0]!r} + ":bench"
 c.DockerSpawner.pull_policy = "never"
 c.DockerSpawner.remove = True
 c.DockerSpawner.cmd = ["jupyterhub-singleuser"]
-c.DockerSpawner.name_template = "plain-{{raw_username}}"
+c.DockerSpawner.name_template = "plain-{{username}}"
 """
         + tagged(made, image),
     )

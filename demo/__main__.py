@@ -151,7 +151,10 @@ def _until_it_answers(hub: "subprocess.Popen[bytes]", url: str, log_file: Path) 
     for address in (f"{url}/hub/health", f"{url}/services/replay/health"):
         while True:
             if hub.poll() is not None or time.monotonic() > deadline:
-                last = "\n".join(log_file.read_text(errors="replace").splitlines()[-15:])
+                lines = log_file.read_text(errors="replace").splitlines()
+                # Sentences and errors, before the proxy's complaints that there is no hub.
+                told = [line for line in lines if line.startswith(("[E ", "[C ")) or line.endswith(".")]
+                last = "\n".join((told or lines)[-15:])
                 raise CannotStart(f"The hub did not start. The end of its log ({log_file}):\n{last}")
             try:
                 with urlopen(address, timeout=5):

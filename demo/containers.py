@@ -47,7 +47,10 @@ def container_settings() -> dict[str, str]:
         for name in ("BASE_IMAGE", "REPO2DOCKER_CONFIG", "REGISTRY", "DOCKER_CONFIG", "HUB_ADDRESS", "HUB_NAME")
         if f"REPLAY_{name}" in os.environ
     }
-    return {"BUILDER": "docker", "DOCKER_HOST": host, "REPO2DOCKER_CONFIG": str(CONFIGURATION), **reached, **given}
+    # The hub's services do not inherit it, and plugins of one account are found by it.
+    config = os.environ.get("DOCKER_CONFIG") or str(Path.home() / ".docker")
+    own = {"BUILDER": "docker", "DOCKER_HOST": host, "DOCKER_CONFIG": config, "REPO2DOCKER_CONFIG": str(CONFIGURATION)}
+    return {**own, **reached, **given}
 
 
 def remove_containers(hub_port: int) -> None:

@@ -18,7 +18,7 @@ from traitlets import Dict, Float, Integer
 
 from replay_build_service.schemas import ImageModel, LaunchPlan
 from replay_spawner import docker_containers as containers
-from replay_spawner.docker_answers import Answer, Started, ask, refused_by_the_engine
+from replay_spawner.docker_answers import Answer, Started, ask, refused_by_the_engine, too_late
 from replay_spawner.docker_engine import ENGINE_FAULTS, AskingDockerSpawner, EngineSilent, accounts_in
 from replay_spawner.docker_leftovers import Leftovers
 from replay_spawner.docker_pull import Pull, PullFailed
@@ -115,7 +115,7 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
                 "This hub's configuration would give sessions its machine, so nothing was started. Tell the administrators.",
             ) from error
         except TimeoutError as error:
-            raise self.refusal(422, self._too_late(seconds)) from error
+            raise self.refusal(422, too_late(seconds, self._fetching)) from error
         except ImageNotFound as error:
             raise self.refusal(
                 422,
@@ -138,17 +138,6 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
                 "The session could not be started from this image. If you need help, tell the administrators the "
                 f"launch's number, {plan.launch}.",
             ) from error
-
-    def _too_late(self, seconds: float) -> str:
-        if self._fetching:
-            return (
-                f"The image is not here yet after {seconds:g} seconds. It is still being fetched: open the link again in "
-                "a few minutes."
-            )
-        return (
-            f"The session was not ready after {seconds:g} seconds. Try again in a few minutes; if this comes back, tell "
-            "the administrators."
-        )
 
     async def _start_session(self, plan: LaunchPlan, deadline: float) -> tuple[str, int]:
         location = containers.ImageLocation.parse(plan.location)

@@ -3,11 +3,14 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from tests.containers.fixtures import container_engine, container_site, image_registry, new_container_site  # noqa: F401
 from tests.requirements import REQUIRED, known_requirements, missing, unknown_requirements
@@ -40,6 +43,25 @@ def pytest_report_header() -> str:
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
     output = getattr(items[0].config, "workeroutput", {})
     output["deselected"] = output.get("deselected", 0) + len(items)
+
+
+class _OneEngineAtATime(LoadFileScheduling):
+    """A file's tests stay together, and so do all that start a container engine: on a small machine two of them, each
+    with builds of its own, would take longer than one after the other, and make servers late."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "container engine" if _needs_engine(self.config.rootpath / file) else file
+
+
+@cache
+def _needs_engine(file: Path) -> bool:
+    return '"engine"' in file.read_text()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    return _OneEngineAtATime(config, log)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -29,7 +29,7 @@ from cryptography.x509.oid import NameOID
 from tests.containers.engine import ContainerEngine
 from tests.containers.tools import build_variables, mirror
 
-pytestmark = pytest.mark.needs("engine")
+pytestmark = [pytest.mark.needs("engine"), pytest.mark.hub_independent]
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "localhost/base:1"

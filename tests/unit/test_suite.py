@@ -7,8 +7,8 @@ import pytest
 
 from tests.requirements import ROOT
 
-HUBS = {"site", "sites", "new_site"}
-"""The fixtures by which tests get a hub."""
+HUBS = {"sites", "new_site"}
+"""The fixtures behind all by which tests get a hub."""
 
 IMPORT_WITHOUT_JUPYTERHUB = """
 import importlib, sys
