@@ -276,7 +276,7 @@ class TestWhatGoesAway:
         self, container_site: Site, container_engine: ContainerEngine, image_registry: RegistryServer, damage: str
     ) -> None:
         site = container_site
-        repo = site.repository(f"lost-{damage}", {"Dockerfile": notebook_image(image_registry, "RUN head -c 5000 /dev/urandom > /srv/z")})  # fmt: skip
+        repo = site.repository(f"lost-{damage}", {"Dockerfile": notebook_image(image_registry, f"RUN echo {damage}; head -c 5000 /dev/urandom > /srv/z")})  # fmt: skip
         ada = site.client(ADA)
         first = ada.launch_and_wait(repo)
         site.stop_server(ADA)

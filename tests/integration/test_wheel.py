@@ -73,6 +73,7 @@ def test_its_entry_points_load(installed: Path, tmp_path: Path) -> None:
     assert [line.split()[:3] for line in loaded] == [
         ["jupyterhub.authenticators", "egi-checkin", "EGICheckinAuthenticator"],
         ["console_scripts", "replay-build-service", "main"],
+        ["jupyterhub.spawners", "replay-docker", "ReplayDockerSpawner"],
         ["jupyterhub.spawners", "replay-kubernetes", "ReplayKubeSpawner"],
         ["jupyterhub.spawners", "replay-local", "ReplayLocalSpawner"],
     ]
