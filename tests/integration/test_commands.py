@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 from traitlets.config.loader import PyFileConfigLoader
 
-from replay_build_service.app import ReplayBuildService
-from replay_build_service.builders.venv.builder import VenvBuilder
 from replay_build_service.db import shown_url
 from tests.requirements import ROOT
 
@@ -89,22 +87,6 @@ def test_a_configuration_that_cannot_be_used_is_never_replaced_by_defaults(
     assert re.search(sentence, done.stderr, re.DOTALL), done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "replay-state").exists(), "another database was made"
-
-
-@pytest.mark.parametrize(
-    ("settings", "limit", "python"),
-    [
-        ({}, None, f"{sys.version_info.major}.{sys.version_info.minor}"),
-        ({"build_memory_limit": "4G", "default_python": "3.13"}, 4 * 1024**3, "3.13"),
-    ],
-    ids=["default", "set"],
-)
-def test_the_builder_has_the_settings_of_builds(
-    tmp_path: Path, settings: dict[str, str], limit: int | None, python: str
-) -> None:
-    builder = ReplayBuildService(**settings)._make_builder(tmp_path)
-    assert isinstance(builder, VenvBuilder)
-    assert (builder.settings.memory_limit, builder.settings.default_python) == (limit, python)
 
 
 @pytest.mark.parametrize(

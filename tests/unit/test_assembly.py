@@ -1,5 +1,6 @@
 """From settings to a builder: what cannot work is told at the start, and an engine that is away is no reason to stay away."""
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -40,8 +41,20 @@ def settings(tmp_path: Path, **more: Any) -> ReplayBuildService:
     return ReplayBuildService(**given)
 
 
-async def test_by_default_it_is_environments(tmp_path: Path, resources: AsyncExitStack) -> None:
-    assert isinstance(await make_builder(ReplayBuildService(), tmp_path, resources), VenvBuilder)
+@pytest.mark.parametrize(
+    ("given", "limit", "python"),
+    [
+        ({}, None, f"{sys.version_info.major}.{sys.version_info.minor}"),
+        ({"build_memory_limit": "4G", "default_python": "3.13"}, 4 * 1024**3, "3.13"),
+    ],
+    ids=["default", "set"],
+)
+async def test_by_default_it_is_environments_with_the_settings_of_builds(
+    tmp_path: Path, resources: AsyncExitStack, given: dict[str, str], limit: int | None, python: str
+) -> None:
+    builder = await make_builder(ReplayBuildService(**given), tmp_path, resources)
+    assert isinstance(builder, VenvBuilder)
+    assert (builder.settings.memory_limit, builder.settings.default_python) == (limit, python)
 
 
 async def test_the_base_image_is_part_of_the_recipe(tmp_path: Path, resources: AsyncExitStack, commands: Path) -> None:
