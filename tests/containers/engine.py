@@ -32,7 +32,8 @@ class ContainerEngine:
     data: Path | None = None
     """Where images lie; a folder of its own where none is given."""
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="replay-engine-")))
-    number: int = field(default_factory=lambda: random.randrange(1, 250))
+    number: int = 0
+    """Of its bridge and its network; found by the first start."""
     _process: "subprocess.Popen[bytes] | None" = None
 
     @property
@@ -112,10 +113,18 @@ class ContainerEngine:
 
     def _make_bridge(self) -> None:
         """A bridge of this engine's own, with its own way out: the machine's engine, if it has one, keeps its rules."""
-        if subprocess.run(("ip", "link", "show", self.bridge), capture_output=True).returncode == 0:
-            return
+        if self.number:
+            return  # It was started before.
+        for number in random.sample(range(1, 250), 249):
+            made = subprocess.run(
+                f"ip link add replay{number} type bridge".split(), capture_output=True, env={"PATH": _PATH}
+            )
+            if made.returncode == 0:
+                break  # Whoever makes it has it: another engine of the tests cannot come between.
+        else:
+            raise RuntimeError(f"There is no number left for a bridge: {made.stderr.decode()}")
+        self.number = number
         for command in (
-            f"ip link add {self.bridge} type bridge",
             f"ip addr add {self.gateway}/24 dev {self.bridge}",
             f"ip link set {self.bridge} up",
             f"iptables -t nat -A POSTROUTING {self._masquerade}",

@@ -29,6 +29,11 @@ c.Repo2Docker.base_image = {base!r}
 """
 
 
+def repo2docker_configuration(base: str) -> str:
+    """A configuration file of repo2docker's: our buildpack for plain Python repositories, on that base image."""
+    return _CONFIGURATION.format(base=base)
+
+
 @dataclass(frozen=True)
 class ContainerSites:
     """Starts sites on one engine; without a registry, images stay there."""
@@ -42,7 +47,7 @@ class ContainerSites:
         """For the reference configuration, without the prefix ``REPLAY_``."""
         base = self.base or (f"{self.registry.settings().host}/{BASE_TAG}" if self.registry else BASE_TAG)
         configuration = folder / "repo2docker_config.py"
-        configuration.write_text(_CONFIGURATION.format(base=base))
+        configuration.write_text(repo2docker_configuration(base))
         return {
             "BUILDER": "docker",
             "DOCKER_HOST": self.engine.host,

@@ -1,11 +1,10 @@
 """The docker builder for real: an engine, a registry, repo2docker, detached processes that are killed and found again."""
 
 import json
-import os
 import secrets
 import subprocess
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,175 +13,26 @@ import pytest
 import stamina
 
 from demo.git_server import GitServer
-from replay_build_service.builders.base import LogRecord, RunningBuild
-from replay_build_service.builders.docker.builder import DockerBuilder, ImageRegistry
-from replay_build_service.builders.docker.cgroup import PARENT, ROOT
-from replay_build_service.builders.docker.engine import Engine
-from replay_build_service.builders.docker.recipe import pinned_base_image, recipe_of
+from replay_build_service.builders.docker.builder import DockerBuilder
 from replay_build_service.builders.docker.settings import DockerBuilderSettings
-from replay_build_service.domain import (
-    BuildFailure,
-    BuildId,
-    BuildJob,
-    EventKind,
-    FailureReason,
-    ImageName,
-    Phase,
-    ResolvedRef,
-    RunnableImage,
+from replay_build_service.domain import BuildFailure, FailureReason, Phase, RunnableImage
+from replay_build_service.registry import Registry
+from tests.containers.builds import (
+    BASE,
+    Maker,
+    built,
+    dockerfile,
+    failed,
+    job_for,
+    lines,
+    log_of,
+    phases,
+    until_line,
 )
-from replay_build_service.links import Repository, RepoSpec
-from replay_build_service.outgoing import OutgoingRules
-from replay_build_service.registry import Images, Registry
 from tests.containers.engine import ContainerEngine
-from tests.containers.tools import build_variables
 from tests.registry_server import RegistryServer
-from tests.site import make_repository
 
 pytestmark = [pytest.mark.needs("engine", "registry"), pytest.mark.hub_independent]
-
-BASE = "replay-test/base:1"
-
-
-@pytest.fixture(scope="module")
-def registry_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
-    with RegistryServer(tmp_path_factory.mktemp("registry")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def engine(registry_server: RegistryServer) -> Iterator[ContainerEngine]:
-    with ContainerEngine() as started:
-        started.import_base(BASE)
-        yield started
-
-
-@pytest.fixture(scope="module")
-def forge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GitServer]:
-    with GitServer(tmp_path_factory.mktemp("forge")) as server:
-        yield server
-
-
-@pytest.fixture
-def settings(
-    forge: GitServer, engine: ContainerEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> DockerBuilderSettings:
-    monkeypatch.setenv("PATH", engine.environment["PATH"])
-    return DockerBuilderSettings(
-        builds_dir=tmp_path / "images",
-        engine=engine.host,
-        docker_config=engine.config_folder,
-        environment=build_variables(),
-        outgoing=OutgoingRules(exempt_origins=frozenset({forge.url})),
-        time_limit=120,
-    )
-
-
-class Maker:
-    """Makes builders that live as long as the test."""
-
-    def __init__(self, registry: RegistryServer) -> None:
-        self.registry = registry
-        self.resources = AsyncExitStack()
-
-    async def __call__(self, settings: DockerBuilderSettings, *, with_registry: bool = True) -> DockerBuilder:
-        engine = await self.resources.enter_async_context(Engine(settings.engine))
-        base = await pinned_base_image(settings.base_image or BASE, engine)
-        registry: ImageRegistry | None = None
-        if with_registry:
-            known = self.registry.settings()
-            registry = Images(await self.resources.enter_async_context(Registry(known)), known.host)
-        return DockerBuilder(settings, recipe_of(settings, base), base, engine, registry)
-
-
-@pytest.fixture
-async def make_builder(registry_server: RegistryServer) -> AsyncIterator[Maker]:
-    maker = Maker(registry_server)
-    async with maker.resources:
-        yield maker
-
-
-@pytest.fixture
-async def builder(settings: DockerBuilderSettings, make_builder: Maker) -> DockerBuilder:
-    return await make_builder(settings)
-
-
-@pytest.fixture(autouse=True)
-async def nothing_left(settings: DockerBuilderSettings) -> AsyncIterator[None]:
-    """After the test no process works in the builds' folder, and no control group of a build is left."""
-    yield
-    async for attempt in stamina.retry_context(on=AssertionError, timeout=15, wait_max=0.1, attempts=None):
-        with attempt:
-            assert processes_of(settings.builds_dir) == []
-            assert groups() == []
-
-
-def processes_of(folder: Path) -> list[str]:
-    found: list[str] = []
-    for process in psutil.process_iter():
-        try:
-            words = [*process.cmdline(), process.cwd(), process.environ().get("HOME", "")]
-            if process.pid != os.getpid() and any(str(folder) in word for word in words):
-                found.append(f"{process.pid} {words}")
-        except psutil.Error:
-            continue
-    return found
-
-
-def groups() -> list[str]:
-    folders = [folder / PARENT for folder in (ROOT, *ROOT.iterdir()) if (folder / PARENT).is_dir()]
-    return [str(path) for folder in folders for path in folder.iterdir() if path.is_dir()]
-
-
-def dockerfile(*lines: str) -> str:
-    return "\n".join([f"FROM {BASE}", *lines, "USER 1000", ""])
-
-
-def job_for(forge: GitServer, builder: DockerBuilder, files: Mapping[str, str], name: str = "") -> BuildJob:
-    """A build of a new repository with these files."""
-    name = name or f"r{secrets.token_hex(4)}"
-    made = make_repository(forge, forge.root.parent / f"work-{name}", name, files)
-    resolved = ResolvedRef(Repository.of_url(made.url), RepoSpec("git", made.url, "HEAD"), made.url, made.commit)
-    identity = BuildId(f"{name}{made.commit[:8]}")
-    return BuildJob(identity, ImageName.of(resolved, builder.recipe), resolved, builder.recipe)
-
-
-async def log_of(build: RunningBuild, position: int = 0) -> list[LogRecord]:
-    return [record async for chunk in build.follow(position) for record in chunk.records]
-
-
-async def built(
-    builder: DockerBuilder, job: BuildJob, cache_from: RunnableImage | None = None
-) -> tuple[RunnableImage, list[LogRecord]]:
-    build = await builder.start(job, cache_from)
-    log = await log_of(build)
-    outcome = await build.outcome()
-    assert isinstance(outcome, RunnableImage), (outcome, lines(log)[-30:])
-    return outcome, log
-
-
-async def failed(builder: DockerBuilder, job: BuildJob) -> tuple[BuildFailure, list[LogRecord]]:
-    build = await builder.start(job)
-    log = await log_of(build)
-    outcome = await build.outcome()
-    assert isinstance(outcome, BuildFailure), lines(log)[-30:]
-    return outcome, log
-
-
-async def until_line(build: RunningBuild, text: str) -> int:
-    """The position after the chunk with a line of a step that says this."""
-    async for chunk in build.follow(0):
-        if any(record.text.endswith(f" {text}") for record in chunk.records if record.kind is EventKind.LINE):
-            return chunk.position
-    raise AssertionError(f"The build ended without {text!r}: {await build.outcome()}")
-
-
-def phases(log: list[LogRecord]) -> list[Phase]:
-    return [record.phase for record in log if record.kind is EventKind.PHASE]
-
-
-def lines(log: list[LogRecord]) -> list[str]:
-    return [record.text for record in log if record.kind is EventKind.LINE]
 
 
 class TestWhatIsBuilt:
@@ -253,46 +103,6 @@ class TestWhatIsBuilt:
         assert found is not None
         assert (found.user, found.home, found.working_dir) == ("1000", "/srv/home", "/srv/work")
         assert (found.entrypoint, found.command, found.exposed_ports) == (("/bin/env",), ("sleep", "1"), ("9999/tcp",))
-
-
-class TestTheCache:
-    async def test_a_commit_with_the_same_environment_runs_none_of_its_steps(
-        self, forge: GitServer, engine: ContainerEngine, settings: DockerBuilderSettings, make_builder: Maker,
-        registry_server: RegistryServer,
-    ) -> None:  # fmt: skip
-        """On the engine that built it, and on an empty one that has only the registry."""
-        builder = await make_builder(settings)
-        name = f"c{secrets.token_hex(4)}"
-        text = dockerfile("RUN echo environment; sleep 1; head -c 20 /dev/urandom | od -x > /made", "COPY . /src")
-        first, log = await built(builder, job_for(forge, builder, {"Dockerfile": text, "notebook": "1"}, name))
-        assert cached(log) == [False]
-        second, log = await built(builder, job_for(forge, builder, {"Dockerfile": text, "notebook": "2"}, name), first)
-        assert cached(log) == [True]
-        made = engine.docker("run", "--rm", first.location, "cat", "/made")
-        assert engine.docker("run", "--rm", second.location, "cat", "/made") == made
-        engine.docker("tag", BASE, f"{registry_server.settings().host}/base:1")
-        engine.docker("push", f"{registry_server.settings().host}/base:1")
-        text = text.replace(BASE, f"{registry_server.settings().host}/base:1")
-        third, _ = await built(builder, job_for(forge, builder, {"Dockerfile": text, "notebook": "3"}, name), second)
-        with ContainerEngine(with_network=False) as empty:
-            elsewhere = await make_builder(
-                replace(settings, engine=empty.host, docker_config=empty.config_folder,
-                        base_image=f"{registry_server.settings().host}/base:1")
-            )  # fmt: skip
-            job = job_for(forge, elsewhere, {"Dockerfile": text, "notebook": "4"}, name)
-            fourth, log = await built(elsewhere, job, third)
-            assert cached(log) == [True]
-        assert engine.docker("run", "--rm", fourth.location, "cat", "/made") == engine.docker(
-            "run", "--rm", third.location, "cat", "/made"
-        )
-        assert engine.docker("run", "--rm", fourth.location, "cat", "/src/notebook") == "4"
-
-
-def cached(log: list[LogRecord]) -> list[bool]:
-    """For each RUN in BuildKit's plain progress, whether it was taken from a cache instead of run."""
-    texts = lines(log)
-    steps = {text.split(" ")[0] for text in texts if "] RUN " in text and text.startswith("#")}
-    return [f"{step} CACHED" in texts for step in sorted(steps)]
 
 
 FAILURES = [
