@@ -55,10 +55,19 @@ REFUSED: dict[str, tuple[str, list[str]]] = {
     ),
     "root-by-default": ("FROM NOTEBOOK\nUSER root\n", [LAST_USER, "USER 1000"]),
     "root-by-number": ("FROM NOTEBOOK\nUSER 0:1000\n", [LAST_USER]),
-    # The engine takes it for root, and Jupyter refuses by itself.
+    "root-by-sign": ("FROM NOTEBOOK\nUSER +0\n", [LAST_USER]),
     "root-by-another-name": (
         "FROM NOTEBOOK\nUSER root\nRUN echo 'toor:x:0:0::/root:/bin/sh' >> /etc/passwd\nUSER toor\n",
-        ["ended at once, with status 1", "Running as root is not recommended"],
+        [LAST_USER, "USER 1000"],
+    ),
+    # The engine takes a number that is none for 0.
+    "root-by-no-number": (
+        "FROM NOTEBOOK\nUSER root\nRUN echo 'toor:x:many:0::/root:/bin/sh' >> /etc/passwd\nUSER toor\n",
+        [LAST_USER, "USER 1000"],
+    ),
+    "hidden-accounts": (
+        "FROM NOTEBOOK\nUSER root\nRUN echo 'toor:x:0:0::/root:/bin/sh' > /accounts && ln -sf /accounts /etc/passwd\nUSER toor\n",
+        ["accounts in this image cannot be read", "USER 1000"],
     ),
     "unknown-user": ("FROM NOTEBOOK\nUSER nosuchuser\n", ["The container engine refused the session: ", "nosuchuser"]),
     "no-entrypoint-there": (

@@ -651,6 +651,11 @@ def test_an_image_is_fetched_once_for_all_and_told_meanwhile(hub: DockerHub, pus
         hub.launched(location)
     finally:
         pushed.registry.start()
+    # Nor is it taken for granted: what somebody has removed from the engine is fetched again.
+    hub.stop_server()
+    pushed.engine.docker("rmi", "--force", location)
+    assert not pushed.is_here(location)
+    hub.launched(location)
 
 
 @pytest.mark.needs("registry")

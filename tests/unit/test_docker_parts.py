@@ -168,7 +168,7 @@ class TestSentences:
 
     @pytest.mark.parametrize(
         ("user", "is_refused"),
-        [("", True), ("0", True), ("root", True), ("0:1000", True), ("root:users", True), ("1000", False), ("jovyan", False), ("1000:0", False)],
+        [("", True), ("0", True), ("root", True), ("0:1000", True), ("root:users", True), ("+0", True), ("00:0", True), ("1000", False), ("jovyan", False), ("1000:0", False)],
     )  # fmt: skip
     def test_root_is_refused_before_anybody_waits(self, user: str, is_refused: bool) -> None:
         assert (refusal(ImageConfiguration(user=user)) is not None) is is_refused

@@ -20,22 +20,18 @@ from hypothesis import strategies as st
 from traitlets.config import Config
 
 from replay_build_service.schemas import ImageModel, LaunchPlan, ResourcesModel
-from replay_spawner import docker_answers, docker_leftovers
-from replay_spawner.docker import ReplayDockerSpawner
-from replay_spawner.docker_answers import Answer, Started, ask, last_lines, safe
-from replay_spawner.docker_containers import (
+from replay_spawner.docker import ReplayDockerSpawner, answers, leftovers
+from replay_spawner.docker.answers import Answer, Started, ask, last_lines, safe
+from replay_spawner.docker.containers import (
     LAUNCH_LABEL,
     ImageLocation,
     NotForSessions,
-    has_account,
     host_config,
-    image_model,
-    may_lack_a_home,
     refuse_the_engine,
-    runs_as_root,
 )
-from replay_spawner.docker_leftovers import Leftovers
-from replay_spawner.docker_pull import sentence_for
+from replay_spawner.docker.images import has_account, image_model, is_named, may_lack_a_home, names_root, runs_as_root
+from replay_spawner.docker.leftovers import Leftovers
+from replay_spawner.docker.pull import sentence_for
 
 MIB = 1024**2
 GIB = 1024**3
@@ -97,7 +93,7 @@ def test_an_image_is_known_by_its_digest_or_not_at_all(text: str, location: Imag
     ("user", "root"),
     [
         ("", True), ("0", True), ("00", True), ("root", True), ("0:1000", True), ("root:users", True), (" ", True),
-        (":1000", True), ("1000", False), ("1000:0", False), ("jovyan", False), ("rootless", False), ("1000:root", False),
+        (":1000", True), ("+0", True), ("-0:1000", True), ("1000", False), ("+1000", False), ("1000:0", False), ("jovyan", False), ("rootless", False), ("1000:root", False),
     ],
 )  # fmt: skip
 def test_root_is_known_by_its_names_and_numbers(user: str, root: bool) -> None:
@@ -138,6 +134,26 @@ def test_an_account_is_found_by_its_number(passwd: str, found: bool) -> None:
 )
 def test_only_a_bare_number_may_lack_a_home(user: str, home: str | None, may: bool) -> None:
     assert may_lack_a_home(IMAGE.model_copy(update={"user": user, "home": home})) is may
+
+
+@pytest.mark.parametrize(
+    ("line", "is_root"),
+    [
+        ("app:x:1000:1000::/:", False), ("app:x:0:0::/:", True), ("app:x:00:0::/:", True), ("app", True), ("app:x", True),
+        ("app:x:many:0", True), ("app:x::0", True), ("app:x:-1:0", True), ("  app:x:0:0", True), ("app :x:0:0", True),
+        ("app:x:\u0660:0", True), ("app:x\x1c:1000:0", False), ("apps:x:0:0", False), ("#app:x:0:0", False),
+        ("app:x:1000:0\napp:x:0:0", True),
+    ],
+)  # fmt: skip
+def test_an_account_is_roots_by_its_number_whatever_its_name(line: str, is_root: bool) -> None:
+    assert names_root(f"root:x:0:0::/root:/bin/sh\n{line}\n", "app:users") is is_root
+
+
+@pytest.mark.parametrize(
+    ("user", "named"), [("app", True), ("app:0", True), ("1000", False), ("+1000", False), ("0x1", True)]
+)
+def test_a_user_is_a_name_or_a_number(user: str, named: bool) -> None:
+    assert is_named(user) is named
 
 
 # of the admin's settings
@@ -428,7 +444,7 @@ async def test_a_hubs_server_is_known_by_the_head_of_its_answer(
     answer: bytes | None, what: Answer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if answer is None:
-        monkeypatch.setattr(docker_answers, "ASK_SECONDS", 0.2)
+        monkeypatch.setattr(answers, "ASK_SECONDS", 0.2)
     async with port_that(answer) as url, httpcore.AsyncConnectionPool() as pool:
         assert await ask(pool, url) is what
 
@@ -480,17 +496,17 @@ async def test_what_is_gone_or_going_needs_no_removal(error: APIError) -> None:
 async def test_what_cannot_be_removed_is_tried_again_until_the_engine_has_done_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(docker_leftovers, "AGAIN_SECONDS", 0)
+    monkeypatch.setattr(leftovers, "AGAIN_SECONDS", 0)
     engine = Engine(ConnectionError("away"), TimeoutError(), answered(500))
-    leftovers = Leftovers()
-    await leftovers.remove(engine, "replay-x")
+    left = Leftovers()
+    await left.remove(engine, "replay-x")
     assert engine.removed == []
     await asyncio.wait_for(engine.done.wait(), 5)
     assert engine.removed == ["replay-x"]
 
 
 async def test_what_no_hub_removed_is_swept_and_nothing_that_only_has_our_label() -> None:
-    old, new = time.time() - 2 * docker_leftovers.SWEEP_SECONDS, time.time()
+    old, new = time.time() - 2 * leftovers.SWEEP_SECONDS, time.time()
 
     def container(launch: str, name: str, created: float) -> dict[str, Any]:
         return {"Labels": {LAUNCH_LABEL: launch}, "Names": [name], "Created": created}
@@ -503,8 +519,8 @@ async def test_what_no_hub_removed_is_swept_and_nothing_that_only_has_our_label(
             container("5", "/replay-5", old),
         ]
     )
-    leftovers = Leftovers()
-    leftovers.sweep(engine)
-    leftovers.sweep(engine)
+    left = Leftovers()
+    left.sweep(engine)
+    left.sweep(engine)
     await asyncio.wait_for(engine.done.wait(), 5)
     assert engine.removed == ["replay-5"]

@@ -16,7 +16,7 @@ import requests
 from docker.auth import get_config_header, resolve_repository_name
 from docker.errors import DockerException
 
-from replay_spawner.docker_containers import ImageLocation
+from replay_spawner.docker.containers import ImageLocation
 
 SILENCE_SECONDS = 300.0
 """Without a word from the engine, a pull has failed. Extracting a layer is reported all the time."""

@@ -146,19 +146,6 @@ def refused_by_the_engine(said: str) -> str:
     return f"The container engine refused the session: {safe(said)}. If this comes back, tell the administrators."
 
 
-def too_late(seconds: float, fetching: bool) -> str:
-    """A sentence for a start that the hub would give up; ``fetching`` where its image was still on its way."""
-    if fetching:
-        return (
-            f"The image is not here yet after {seconds:g} seconds. It is still being fetched: open the link again in a few "
-            "minutes."
-        )
-    return (
-        f"The session was not ready after {seconds:g} seconds. Try again in a few minutes; if this comes back, tell the "
-        "administrators."
-    )
-
-
 def last_lines(log: str) -> str:
     """The last lines that say something serious, or else the last ones."""
     lines = [line for line in log.splitlines() if line.strip()]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from replay_build_service.schemas import ImageModel, LaunchPlan, ResourcesModel
+from replay_build_service.schemas import LaunchPlan, ResourcesModel
 
 LOOPBACK = "127.0.0.1"
 """Where sessions are published: the hub and its proxy reach them, the network does not."""
@@ -18,9 +18,6 @@ LAUNCH_LABEL = "replay.egi.eu/launch"
 
 CPU_PERIOD = 100_000
 """Microseconds, the engine's own default; and the least quota that it takes is 1000."""
-
-HOME_OF_NOBODY = "/tmp"  # noqa: S108 - the one folder that images have and everybody may write to; it is the container's own
-"""``HOME`` where the image's user is a bare number that no account of the image has: it would be ``/``, which is root's."""
 
 _LOCATION = re.compile(r"(?:(?P<repository>[A-Za-z0-9\[][A-Za-z0-9._:/\[\]-]*)@)?(?P<digest>sha256:[0-9a-f]{64})")
 
@@ -92,37 +89,6 @@ def labels(plan: LaunchPlan) -> dict[str, str]:
         "replay.egi.eu/commit": plan.version,
         "egi.eu/primary_group": plan.vo,
     }
-
-
-def runs_as_root(user: str) -> bool:
-    """Whether an image's ``USER`` says that it runs as root; none said means root, too."""
-    name = user.strip().partition(":")[0]
-    return name in {"", "root"} or (name.isdecimal() and int(name) == 0)
-
-
-def may_lack_a_home(image: ImageModel) -> bool:
-    """Whether an image's user may have no account in it, and with that no home."""
-    return image.home is None and image.user.partition(":")[0].isdecimal()
-
-
-def has_account(passwd: str, user: str) -> bool:
-    """Whether ``/etc/passwd`` knows the number that ``user`` begins with."""
-    number = int(user.partition(":")[0])
-    fields = (line.split(":") for line in passwd.splitlines())
-    return any(len(parts) > 2 and parts[2].isdecimal() and int(parts[2]) == number for parts in fields)
-
-
-def image_model(inspected: Mapping[str, Any]) -> ImageModel:
-    """What an image says of itself, of the engine's answer to ``GET /images/{name}/json``."""
-    config = inspected.get("Config") or {}
-    homes = [entry[5:] for entry in config.get("Env") or [] if entry.startswith("HOME=")]
-    return ImageModel(
-        user=config.get("User") or "",
-        working_dir=config.get("WorkingDir") or "",
-        home=homes[-1] if homes else None,
-        entrypoint=list(config.get("Entrypoint") or []),
-        command=list(config.get("Cmd") or []),
-    )
 
 
 def session_environment(plan: LaunchPlan) -> dict[str, str]:

@@ -1,7 +1,7 @@
-"""`ReplayDockerSpawner`: sessions as containers of an engine on the hub's machine, from images by digest or id.
+"""`ReplayDockerSpawner`: the order of events, and what the hub may ask meanwhile.
 
-What a container is made of is `docker_containers`, how its image comes `docker_pull`, what answers in it
-`docker_answers`, how it goes `docker_leftovers`; this is the order of events, and what the hub may ask meanwhile.
+Images come by digest or id. What a container is made of is `containers`, whom it runs as `images`, how its image comes
+`pull`, what answers in it `answers`, why it did not start `faults`, how it goes `leftovers`.
 """
 
 import asyncio
@@ -11,18 +11,20 @@ from inspect import isawaitable
 from typing import Any, ClassVar
 
 import httpcore
+from cachetools import LRUCache
 from docker.errors import APIError, ImageNotFound
 from jupyterhub.utils import fmt_ip_url
 from tornado import web
 from traitlets import Dict, Float, Integer
 
 from replay_build_service.schemas import ImageModel, LaunchPlan
-from replay_spawner import docker_containers as containers
-from replay_spawner.docker_answers import Answer, Started, ask, refused_by_the_engine, too_late
-from replay_spawner.docker_engine import ENGINE_FAULTS, AskingDockerSpawner, EngineSilent, accounts_in
-from replay_spawner.docker_leftovers import Leftovers
-from replay_spawner.docker_pull import Pull, PullFailed
-from replay_spawner.docker_steps import Steps
+from replay_spawner.docker import containers, images
+from replay_spawner.docker.answers import Answer, Started, ask
+from replay_spawner.docker.engine import ENGINE_FAULTS, AskingDockerSpawner, EngineSilent, accounts_in
+from replay_spawner.docker.faults import why_not_started
+from replay_spawner.docker.leftovers import Leftovers
+from replay_spawner.docker.pull import Pull
+from replay_spawner.docker.steps import Steps
 from replay_spawner.spawner import ReplayMixin
 
 LOOK_SECONDS = 0.03
@@ -64,6 +66,8 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
     ).tag(config=True)
 
     _leftovers: ClassVar[Leftovers] = Leftovers()
+    _checked: ClassVar[LRUCache[str, images.CheckedImage]] = LRUCache(images.MOST_KNOWN)
+    """By location, which always means the same image."""
 
     _session: str | None = None
     """The launch that this server is, none for an ordinary one; kept over a restart of the hub."""
@@ -105,39 +109,11 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
                 return await self._start_session(plan, limit.when() or 0.0)
         except web.HTTPError:
             raise
-        except PullFailed as error:
-            self.log.error("The image of launch %s, %s, did not come: %s", plan.launch, plan.location, error)
-            raise self.refusal(422, error.sentence) from error
-        except containers.NotForSessions as error:
-            self.log.error("Launch %s was refused: %s", plan.launch, error)
-            raise self.refusal(
-                422,
-                "This hub's configuration would give sessions its machine, so nothing was started. Tell the administrators.",
-            ) from error
-        except TimeoutError as error:
-            raise self.refusal(422, too_late(seconds, self._fetching)) from error
-        except ImageNotFound as error:
-            raise self.refusal(
-                422,
-                "The image of this launch is no longer there. Open the repository's link again: it is then built anew "
-                "where that is possible.",
-            ) from error
-        except APIError as error:
-            self.log.exception("The engine refused what launch %s needs", plan.launch)
-            raise self.refusal(422, refused_by_the_engine(str(error.explanation or error))) from error
-        except (EngineSilent, *ENGINE_FAULTS) as error:
-            self.log.exception("The container engine does not answer, so launch %s was not started", plan.launch)
-            raise self.refusal(
-                422, "The container engine does not answer, so the session cannot start. Try again in a few minutes."
-            ) from error
         except Exception as error:
             # Whatever an image does to us here is no fault of the hub's, which would count it towards its own end.
-            self.log.exception("The session of launch %s could not be started", plan.launch)
-            raise self.refusal(
-                422,
-                "The session could not be started from this image. If you need help, tell the administrators the "
-                f"launch's number, {plan.launch}.",
-            ) from error
+            told = why_not_started(error, plan.launch, seconds, fetching=self._fetching)
+            self.log.error("Launch %s was not started: %s", plan.launch, told.detail, exc_info=told.is_unexpected)
+            raise self.refusal(422, told.sentence) from error
 
     async def _start_session(self, plan: LaunchPlan, deadline: float) -> tuple[str, int]:
         location = containers.ImageLocation.parse(plan.location)
@@ -156,11 +132,8 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
         if plan.container is not None:
             self._refuse_root(plan.container)
         self._apply(plan)
-        image = await self._image_on_the_engine(plan, location)
-        self._refuse_root(image)
-        self._steps.tell(60, "Starting the container")
+        image = await self._make_container(plan, location)
         started = Started(plan.command[0], image.entrypoint, self.port, plan.resources.memory_limit)
-        await self._create(plan, image)
         try:
             await self._ask("start", self.object_id, seconds=None)
         except APIError as error:
@@ -172,7 +145,7 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
         return address
 
     def _refuse_root(self, image: ImageModel) -> None:
-        if containers.runs_as_root(image.user):
+        if images.runs_as_root(image.user):
             raise self.refusal(
                 422,
                 "This image runs as root, which is not allowed here. The last USER in its Dockerfile must be another one, "
@@ -221,9 +194,48 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
             await self.pull_image(plan.location)
             self._fetching = False
             found = await self._ask("inspect_image", plan.location)
-        return containers.image_model(found)
+        return images.image_model(found)
 
-    async def _create(self, plan: LaunchPlan, image: ImageModel) -> None:
+    async def _make_container(self, plan: LaunchPlan, location: containers.ImageLocation) -> ImageModel:
+        """Have the container made, of an image that may be run; of one that was checked before, nothing is asked again."""
+        if (checked := self._checked.get(plan.location)) is not None:
+            try:
+                self._steps.tell(60, "Starting the container")
+                await self._create(plan, needs_home=checked.needs_home)
+            except ImageNotFound:
+                self.log.info("Somebody has removed %s from the engine", plan.location)
+            else:
+                return checked.model
+        model = await self._image_on_the_engine(plan, location)
+        self._refuse_root(model)
+        self._steps.tell(60, "Starting the container")
+        await self._create(plan, needs_home=False)
+        needs_home = await self._needs_home(model)
+        if needs_home:
+            await self._ask("remove_container", self.object_id, v=True)
+            await self._create(plan, needs_home=True)
+        self._checked[plan.location] = images.CheckedImage(model, needs_home)
+        return model
+
+    async def _needs_home(self, image: ImageModel) -> bool:
+        """Whether the image's user is nobody in it. Refuses one whose name is another name of root's."""
+        is_named = images.is_named(image.user)
+        if not is_named and not images.may_lack_a_home(image):
+            return False
+        passwd = await self._in_thread(lambda client: accounts_in(client, self.object_id))
+        if not is_named:
+            return passwd is not None and not images.has_account(passwd, image.user)
+        if passwd is None:
+            raise self.refusal(
+                422,
+                "The accounts in this image cannot be read, so nobody knows whether it would run as root. The last USER in "
+                "its Dockerfile must be a number then, such as: USER 1000",
+            )
+        if images.names_root(passwd, image.user):
+            self._refuse_root(image.model_copy(update={"user": "root"}))
+        return False
+
+    async def _create(self, plan: LaunchPlan, *, needs_home: bool) -> None:
         """Have the container made. Whatever happens meanwhile, it is known by its name and will be removed."""
         admins = await self._evaluated(self.extra_host_config)
         admins_labels = (await self._evaluated(self.extra_create_kwargs)).get("labels") or {}
@@ -249,14 +261,10 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
             "ports": [self.port],
             "volumes": self.volume_mount_points,
         }
+        if needs_home:
+            arguments["environment"].setdefault("HOME", images.HOME_OF_NOBODY)
         self._may_exist = True
         await self._make(arguments, host, self._leftovers.add)
-        if containers.may_lack_a_home(image) and "HOME" not in arguments["environment"]:
-            passwd = await self._in_thread(lambda client: accounts_in(client, self.object_id))
-            if passwd is not None and not containers.has_account(passwd, image.user):
-                await self._ask("remove_container", self.object_id, v=True)
-                arguments["environment"]["HOME"] = containers.HOME_OF_NOBODY
-                await self._make(arguments, host, self._leftovers.add)
 
     async def _address(self, started: Started) -> tuple[str, int]:
         """Where the hub reaches the container. What has ended has no address, or an empty one."""
