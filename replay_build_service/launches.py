@@ -108,8 +108,9 @@ class Launches:
 
     async def standing(self, person: Person, server_name: str = "") -> tuple[Launch | None, Server]:
         """Which launch holds the person's server, and what the hub says of it; brings our record up to date."""
-        holder = await self._store.holder(person.name, server_name)
-        server = await self._hub.server(person.name, server_name)
+        holder, server = await asyncio.gather(
+            self._store.holder(person.name, server_name), self._hub.server(person.name, server_name)
+        )
         if holder is not None and holder.state is LaunchState.RUNNING and not _is_of(server, holder):
             await self._end(holder.id, {LaunchState.RUNNING}, "The session has ended.")
             holder = None
