@@ -37,7 +37,8 @@ With REPLAY_BUILDER=docker also:
     REPLAY_BUILD_MEMORY_LIMIT                                of all steps of a build together; needs root, see docs/builders.md
     REPLAY_BUILD_PROCESS_LIMIT                               as above
 
-SSL_CERT_FILE, where it is set, is handed to the build service and to builds: a site's own certificate authorities.
+SSL_CERT_FILE, where it is set, is handed to the build service, and to builds of REPLAY_BUILDER=venv: a site's own
+certificate authorities.
 """
 
 import os

@@ -82,7 +82,7 @@ def contents() -> dict[str, str]:
 # ---- builds
 
 
-async def our_build(made: Bench, git: GitServer, engine: ContainerEngine, repo: Repo, last: RunnableImage | None) -> tuple[float, RunnableImage]:  # fmt: skip
+async def our_build(made: Bench, git: GitServer, engine: ContainerEngine, repo: Repo, earlier: list[RunnableImage]) -> tuple[float, RunnableImage]:  # fmt: skip
     """Seconds from the start of a build to its image, by the builder as the service uses it."""
     settings = DockerBuilderSettings(
         builds_dir=made.folder / "builds",
@@ -100,7 +100,7 @@ async def our_build(made: Bench, git: GitServer, engine: ContainerEngine, repo: 
         resolved = ResolvedRef(Repository.of_url(repo.url), RepoSpec("git", repo.url, "HEAD"), repo.url, repo.commit)
         job = BuildJob(BuildId(secrets.token_hex(8)), ImageName.of(resolved, builder.recipe), resolved, builder.recipe)
         began = time.perf_counter()
-        build = await builder.start(job, last)
+        build = await builder.start(job, earlier)
         async for _ in build.follow(0):
             pass
         outcome = await build.outcome()
@@ -136,23 +136,26 @@ def measure_builds(folder: Path, _rounds: int) -> str:
                 made.engine.docker("builder", "prune", "--all", "--force")
                 repo = repository.commit(environment=secrets.token_hex(4))
                 if which == "ours":
-                    ours.append(asyncio.run(our_build(made, git, made.engine, repo, None))[0])
+                    ours.append(asyncio.run(our_build(made, git, made.engine, repo, []))[0])
                 else:
                     stock.append(stock_build(made, repo))
-        _, last = asyncio.run(our_build(made, git, made.engine, repository.commit(), None))
+        _, last = asyncio.run(our_build(made, git, made.engine, repository.commit(), []))
+        images = [last]
         same, floor_same, empty, floor_empty = [], [], [], []
         for _ in range(ROUNDS_OF_BUILDS):
             floor_same.append(layer_alone(made, made.engine))
-            taken, last = asyncio.run(our_build(made, git, made.engine, repository.commit(), last))
+            taken, last = asyncio.run(our_build(made, git, made.engine, repository.commit(), images))
             same.append(taken)
+            images.insert(0, last)
         for _ in range(ROUNDS_OF_BUILDS):
             with ContainerEngine(with_network=False) as other:
                 began = time.perf_counter()
                 other.docker("pull", "--quiet", last.location)
                 floor_empty.append(time.perf_counter() - began + layer_alone(made, other))
             with ContainerEngine(with_network=False) as other:
-                taken, last = asyncio.run(our_build(made, git, other, repository.commit(), last))
+                taken, last = asyncio.run(our_build(made, git, other, repository.commit(), images))
                 empty.append(taken)
+                images.insert(0, last)
     return f"""### Builds with repo2docker, {ROUNDS_OF_BUILDS} rounds each
 
 | | seconds | against | ratio of the medians | asked |

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from replay_build_service.builders.base import Builder
 from replay_build_service.builders.docker.builder import DockerBuilder
-from replay_build_service.builders.docker.cgroup import BuildGroup
+from replay_build_service.builders.docker.cgroup import GroupClaim
 from replay_build_service.builders.docker.engine import Engine, EngineFault
 from replay_build_service.builders.docker.recipe import configured_base_image, pinned_base_image, recipe_of
 from replay_build_service.builders.docker.settings import DockerBuilderSettings
@@ -41,11 +41,15 @@ NOTICES = {
         "memory and CPU are not reserved.",
     ),
     "docker": (
-        "Sessions on this site are containers on one machine: they share its kernel and its network, and memory and CPU "
-        "are limited, not reserved.",
+        "Sessions on this site are containers on one machine: they share its kernel and its network, and memory is "
+        "limited, not reserved.",
     ),
 }
 """What people should know of how a builder's sessions run, before they agree."""
+
+
+_BUILD_NETWORKS = ("", "default", "none", "host")
+"""What buildx takes."""
 
 
 class UnusableSettings(Exception):
@@ -110,6 +114,15 @@ async def _make_docker_builder(settings: ServiceSettings, state: Path, resources
     except ValueError as error:
         raise UnusableSettings(f"ReplayBuildService.docker_host: {error}") from error
     engine = await resources.enter_async_context(client)
+    if settings.build_network not in _BUILD_NETWORKS:
+        raise UnusableSettings(
+            f"ReplayBuildService.build_network: builds know the networks {', '.join(filter(None, _BUILD_NETWORKS))} and no "
+            f"{settings.build_network!r}."
+        )
+    if settings.build_network == "host":
+        log.warning(
+            "build_network is “host”: strangers' builds reach the loopback of the hub, this service and the proxy"
+        )
     registry_url, prefix = split_registry(settings.registry)
     chosen = DockerBuilderSettings(
         builds_dir=state / "images",
@@ -186,13 +199,15 @@ async def _check_limits(chosen: DockerBuilderSettings, engine: Engine) -> None:
         driver = "cgroupfs"
     if driver != "cgroupfs" or not chosen.engine.startswith("unix:"):
         raise UnusableSettings(f"Limits of builds cannot be set on this engine (control groups by {driver}). {way_out}")
-    group = BuildGroup("check")
     try:
-        group.create(chosen.memory_limit, chosen.process_limit)
+        claim = await asyncio.to_thread(GroupClaim.first_free)
+        try:
+            claim.group.create(chosen.memory_limit, chosen.process_limit)
+        finally:
+            claim.group.remove()
+            claim.release()
     except OSError as error:
         raise UnusableSettings(f"Limits of builds cannot be set: {error}. {way_out}") from error
-    finally:
-        group.remove()
 
 
 async def _base_image(chosen: DockerBuilderSettings, engine: Engine, kept: Path) -> str:
@@ -225,8 +240,8 @@ def _kept_base_image(kept: Path, name: str) -> str | None:
 def credentials_of(folder: Path | None, host: str) -> tuple[str | None, str | None]:
     """Name and password for a registry, as ``docker login`` keeps them; none where there are none.
 
-    Raises `UnusableSettings` where a program keeps them (``credHelpers``): that is asked by the engine's command line
-    alone.
+    None, too, where a program keeps them (``credsStore``, ``credHelpers``), which the engine's command line alone asks: the
+    service then asks the registry without an account. Raises `UnusableSettings` where the file cannot be read.
     """
     file = (folder or Path(os.environ.get("DOCKER_CONFIG", "~/.docker")).expanduser()) / "config.json"
     try:

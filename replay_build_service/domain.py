@@ -101,6 +101,16 @@ class ImageConfiguration:
     """Such as ``8888/tcp``."""
 
 
+@dataclass(frozen=True, slots=True)
+class InlineCache:
+    """What an image tells builds of its own making."""
+
+    chain: tuple[str, ...]
+    """A name for each of its layers with all that are below it."""
+    reusable: frozenset[str]
+    """Those of them that a build can take over from this image."""
+
+
 class Phase(StrEnum):
     """The phases that a launch goes through, in BinderHub's words."""
 

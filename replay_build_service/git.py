@@ -26,11 +26,12 @@ from urllib.parse import quote, urljoin, urlsplit
 import httpx
 import stamina
 
-from replay_build_service.errors import BadLink, OriginRefused, RefNotFound, RepositoryNotFound, SourceFault
+from replay_build_service.errors import BadLink, OriginRefused, RefNotFound, Refused, RepositoryNotFound, SourceFault
 from replay_build_service.git_process import (
     Moved,
     NotBySha,
     connection_options,
+    count_local,
     require_git,
     run_local,
     run_remote,
@@ -50,6 +51,11 @@ FETCH_TIMEOUT = 600.0
 """Seconds for fetching and checking out, retries included."""
 MAX_LISTING = 16 * 1024 * 1024
 """Bytes of refs that are read: some two hundred and fifty thousand refs. Of a repository with more, a full SHA can be had."""
+MAX_ENTRIES = 200_000
+"""Files and folders of a commit. Trees that repeat others need no bytes, and git unfolds them all before it writes a file.
+Twice what Linux has; with the least that each counts on disk, 800 MB of `repository_limit`."""
+MAX_PATHS = 64_000_000
+"""Bytes of the paths of all these together, which git holds at once: for each of 200 000, a path of 320."""
 MAX_REDIRECTS = 5
 ATTEMPTS = 3
 FIRST_WAIT = 0.2
@@ -152,7 +158,8 @@ async def fetch_commit(
     The folder becomes a repository with a detached ``HEAD`` and the remote ``origin``. After an error or a cancellation
     what is in it is the caller's to remove.
 
-    Raises `ValueError` where the folder is not empty, and as `find_commit`.
+    Raises `ValueError` where the folder is not empty, `Refused` where the commit has more files and folders than may be
+    checked out, and as `find_commit`.
     """
     _require_full_sha(version)
     await asyncio.to_thread(_require_empty, folder)
@@ -171,13 +178,33 @@ async def fetch_commit(
 
 async def _check_out(folder: Path, url: str, version: str) -> None:
     await run_local(folder, "remote", "add", "origin", url)
-    if await run_local(folder, "checkout", "--quiet", "--force", "--detach", version) is None:
+    is_whole = await _has_few_entries(folder, version)
+    if not is_whole or await run_local(folder, "checkout", "--quiet", "--force", "--detach", version) is None:
         raise RefNotFound(
             f"{version} of {without_scheme(url)} cannot be checked out: it is not a commit, or its files are not whole."
         )
     head = await run_local(folder, "rev-parse", "--verify", "HEAD")
     if head is None or head.strip() != version:
         raise RefNotFound(f"{version} is not a commit of {without_scheme(url)}.")
+
+
+async def _has_few_entries(folder: Path, version: str) -> bool:
+    """False where that is nothing with entries, or not whole. Raises `Refused` where there are too many, which git lists
+    one after the other, while a checkout begins with all of them in memory.
+    """
+    listing = ("ls-tree", "-r", "-t", "-z", "--name-only", version)
+    count = await count_local(folder, *listing, max_records=MAX_ENTRIES, max_output=MAX_PATHS)
+    if count is not None and count.records > MAX_ENTRIES:
+        raise Refused(
+            f"The repository has more than {MAX_ENTRIES:,} files and folders, which is the limit here. "
+            "Keep many small files elsewhere, packed into one, and fetch that from the notebook."
+        )
+    if count is not None and count.size > MAX_PATHS:
+        raise Refused(
+            "The repository has names of files and folders that take more than "
+            f"{MAX_PATHS // 1_000_000} MB together, which is the limit here. Give them shorter names."
+        )
+    return count is not None
 
 
 # ---- one question to a repository: vetted, redirected, retried, bounded in time

@@ -4,7 +4,8 @@ git itself speaks the protocol, because it is what every server is tested agains
 from the machine's or the user's configuration, no prompt, no credential, no hook, no filter, no transport but HTTP(S),
 no redirect that was not looked at, and a connection to exactly the addresses that `outgoing.vet` checked
 (``http.curloptResolve``, git 2.37; an older git is refused, because it would ignore that setting and ask DNS again).
-Each command runs in a process group of its own, which ends with the call.
+Each command runs in a process group of its own, which ends with the call, and has no more memory than `MAX_MEMORY`:
+what it unpacks is strangers' data, and a few kilobytes of that can stand for more than any machine has.
 
 This room runs one git command and reads its answer. Which commands make up a question, and when one is asked again,
 is the business of `git`.
@@ -17,19 +18,23 @@ import contextlib
 import logging
 import os
 import re
+import resource
 import shutil
 import signal
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from replay_build_service.errors import RefNotFound, Refused, RepositoryNotFound, SourceFault
 from replay_build_service.outgoing import Origin, OutgoingRules, VettedOrigin, certificate_file
 
 __all__ = [
+    "Count",
     "Moved",
     "NotBySha",
     "connection_options",
+    "count_local",
     "require_git",
     "run_local",
     "run_remote",
@@ -37,6 +42,11 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+MAX_MEMORY = 4_000_000_000
+"""Bytes that each process of git may have for itself. git holds whole files up to half a gigabyte, and a few at a time."""
+_WITH_MEMORY_LIMIT = 'ulimit -d "$0" && exec git "$@"'
+"""For a POSIX shell, with KiB as ``$0``. Not the address space (``-v``): git maps its packs, which may be of any size."""
 
 _MAX_MESSAGES = 64 * 1024
 """Bytes of what git complains that are kept, the last ones; a local command may print as many."""
@@ -53,6 +63,15 @@ class Moved(Exception):
 
 class NotBySha(Exception):
     """The server hands out advertised commits only (git's protocol before version 2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How much a command printed. Of one that was ended at a limit, more than that limit."""
+
+    records: int
+    size: int
+    """Bytes."""
 
 
 async def require_git() -> None:
@@ -101,13 +120,42 @@ async def run_remote(
 
 
 async def run_local(folder: Path, *command: str) -> str | None:
-    """What a command that asks nobody prints; ``None`` where it fails."""
+    """What a command that asks nobody prints; ``None`` where it fails. Raises `Refused` where memory was not enough."""
     async with _running(command, _environment(None), folder) as process:
         output, messages, whole = await _read(process, _MAX_MESSAGES)
     if process.returncode == 0 and whole:
         return output
-    logger.info("git %s failed: %r", command[0], messages[-2000:])
+    _log_local_failure(command, messages)
     return None
+
+
+async def count_local(folder: Path, *command: str, max_records: int, max_output: int) -> Count | None:
+    """How many records, each with a NUL at its end, a command prints that asks nobody; ``None`` where it fails.
+
+    Nothing of them is kept, and the command is ended where there are more records, or bytes, than these. Raises
+    `Refused` where memory was not enough.
+    """
+    records, size = 0, 0
+
+    def take(part: bytes) -> bool:
+        nonlocal records, size
+        records += part.count(0)
+        size += len(part)
+        return records <= max_records and size <= max_output
+
+    async with _running(command, _environment(None), folder) as process:
+        messages, whole = await _hand_over(process, take)
+    if process.returncode == 0 or not whole:
+        return Count(records, size)
+    _log_local_failure(command, messages)
+    return None
+
+
+def _log_local_failure(command: Sequence[str], messages: str) -> None:
+    """Raises `Refused` where it failed for want of memory."""
+    logger.info("git %s failed: %r", command[0], messages[-2000:])
+    if _OUT_OF_MEMORY.search(messages):
+        raise _too_large()
 
 
 # ---- what git is told
@@ -170,6 +218,18 @@ def _environment(rules: OutgoingRules | None) -> dict[str, str]:
 
 # ---- what git says
 
+_OUT_OF_MEMORY = re.compile(
+    r"^(?:fatal|error): (?!remote error)[^'\n]*(?:out of memory|cannot allocate memory)", re.IGNORECASE | re.MULTILINE
+)
+"""As git, zlib and the C library say it; not what a server says, and no name of a file."""
+
+
+def _too_large() -> Refused:
+    return Refused(
+        f"To unpack the repository takes more than {MAX_MEMORY / 10**9:.3g} GB of memory, which is the limit here. "
+        "Keep large data elsewhere, and fetch it from the notebook."
+    )
+
 
 def _failure(messages: str, address: str) -> Exception:
     said = [line for line in messages.splitlines() if line.startswith(("fatal: ", "error: "))]
@@ -190,6 +250,8 @@ def _failure(messages: str, address: str) -> Exception:
         return RefNotFound(f"The repository {name} has no such commit.")
     if "unadvertised object" in text:
         return NotBySha()
+    if _OUT_OF_MEMORY.search(text):
+        return _too_large()
     if "dumb http transport" in text:
         return Refused(f"{host} serves {name} as plain files. Replay needs a server that speaks git's smart protocol.")
     if re.search(
@@ -210,24 +272,38 @@ def without_scheme(url: str) -> str:
 @contextlib.asynccontextmanager
 async def _running(command: Sequence[str], environment: Mapping[str, str], folder: Path) -> AsyncGenerator[Process]:
     """A git process in a group of its own; nothing of the group outlives the block, however it is left."""
-    process = await asyncio.create_subprocess_exec(
-        "git",
-        *_ALWAYS,
-        *command,
-        stdin=DEVNULL,
-        stdout=PIPE,
-        stderr=PIPE,
-        env=environment,
-        cwd=folder,
-        start_new_session=True,
+    starting = asyncio.create_task(
+        asyncio.create_subprocess_exec(
+            "/bin/sh",
+            "-c",
+            _WITH_MEMORY_LIMIT,
+            str(_memory_limit() // 1024),
+            *_ALWAYS,
+            *command,
+            stdin=DEVNULL,
+            stdout=PIPE,
+            stderr=PIPE,
+            env=environment,
+            cwd=folder,
+            start_new_session=True,
+        )
     )
     try:
+        # Interrupted as it starts a process, asyncio would end that one alone, and not what it has started already.
+        process = await asyncio.shield(starting)
         yield process
         await process.wait()
     finally:
+        process = await starting
         if process.returncode is None:
             _end(process)
             await process.communicate()
+
+
+def _memory_limit() -> int:
+    """Bytes. A limit that this process has itself stays: nobody may raise that, and the shell would not go on."""
+    own, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    return MAX_MEMORY if own == resource.RLIM_INFINITY else min(MAX_MEMORY, own)
 
 
 def _end(process: Process) -> None:
@@ -237,21 +313,32 @@ def _end(process: Process) -> None:
 
 async def _read(process: Process, max_output: int) -> tuple[str, str, bool]:
     """What it prints and what it complains, and whether that is all: a process that prints more is ended."""
+    output = bytearray()
+
+    def take(part: bytes) -> bool:
+        output.extend(part)
+        return len(output) <= max_output
+
+    messages, whole = await _hand_over(process, take)
+    return output.decode(errors="replace") if whole else "", messages, whole
+
+
+async def _hand_over(process: Process, take: Callable[[bytes], bool]) -> tuple[str, bool]:
+    """What it complains, and whether all that it prints was taken: a process is ended where ``take`` says False."""
     if process.stdout is None or process.stderr is None:
         raise ValueError("The process was started without pipes.")
-    output, messages = bytearray(), bytearray()
+    messages = bytearray()
 
     async def read_messages(stream: asyncio.StreamReader) -> None:
         while part := await stream.read(65536):
             messages.extend(part)
             del messages[:-_MAX_MESSAGES]
 
+    whole = True
     async with asyncio.TaskGroup() as readers:
         readers.create_task(read_messages(process.stderr))
         while part := await process.stdout.read(65536):
-            output.extend(part)
-            if len(output) > max_output:
-                _end(process)
-                break
-    whole = len(output) <= max_output
-    return output.decode(errors="replace") if whole else "", messages.decode(errors="replace"), whole
+            if whole and not take(part):
+                whole = False
+                _end(process)  # and what is in the pipe is read and dropped
+    return messages.decode(errors="replace"), whole

@@ -66,9 +66,12 @@ class ServiceSettings(Application):
     ).tag(config=True)
 
     outgoing_proxy = Unicode("", help="HTTP proxy through which repositories are reached.").tag(config=True)
-    ca_file = Unicode("", help="File with the certificates of authorities to trust, instead of the system's.").tag(
-        config=True
-    )
+    ca_file = Unicode(
+        "",
+        help="File with the certificates of authorities to trust: git takes it in place of the system's file, the service's "
+        "questions to a registry trust it beside the public authorities. The engine's own pushes and pulls ignore it: they go "
+        "by the engine's certs.d.",
+    ).tag(config=True)
 
     launches_per_minute = Integer(30, min=1, help="How many launches one person may ask for in a minute.").tag(
         config=True
@@ -138,7 +141,9 @@ class ServiceSettings(Application):
         "", help="“docker”: a configuration file of repo2docker: buildpacks, and whatever else it has."
     ).tag(config=True)
     build_network = Unicode(
-        "", help="“docker”: the network of builds' steps, such as “host” or “none”. Default: the engine's own."
+        "",
+        help="“docker”: the network of builds' steps: “default”, the engine's own, “none” or “host”; buildx takes no other. "
+        "With “host”, strangers' steps, root's too, share the loopback of the hub, the service and the proxy.",
     ).tag(config=True)
     build_cgroup_parent = Unicode(
         "",

@@ -1,6 +1,7 @@
 """In the hub: from a launch to a server.
 
-`ReplayMixin` turns any spawner into one that knows launches; `ReplayLocalSpawner` and `ReplayKubeSpawner` are thin.
+`ReplayMixin` turns any spawner into one that knows launches; `ReplayLocalSpawner`, `replay_spawner.docker.ReplayDockerSpawner`
+and `replay_spawner.kube.ReplayKubeSpawner` apply their plans.
 Of the build service this package imports the client and the wire's models, nothing else.
 """
 

@@ -39,8 +39,8 @@ class ReplayMixin(Spawner):
     where ``plan`` is set, the server must have the plan's ``command``, ``environment`` (with ``{home}`` replaced),
     ``location``, ``source`` and ``resources``, whatever else was configured. Set them with `override` in ``start``, or
     in ``load_user_options`` where the spawner class applies profiles there; the next spawn takes them back. Then set
-    ``applies_plans``; `ReplayLocalSpawner` and `ReplayKubeSpawner` do. Without it launches are refused, and ordinary
-    servers start as before.
+    ``applies_plans``; `ReplayLocalSpawner`, `ReplayDockerSpawner` (of `replay_spawner.docker`) and `ReplayKubeSpawner` do.
+    Without it launches are refused, and ordinary servers start as before.
     """
 
     replay_service_url = Unicode(

@@ -74,11 +74,11 @@ class Builder(Protocol):
     @property
     def recipe(self) -> BuildRecipe: ...
 
-    async def start(self, job: BuildJob, cache_from: RunnableImage | None = None) -> RunningBuild:
+    async def start(self, job: BuildJob, cache_from: Sequence[RunnableImage] = ()) -> RunningBuild:
         """Start the build, detached from this process, or attach to it where it was started before.
 
-        ``cache_from`` is an earlier image of the same repository, whose parts may be used again. A repository that cannot
-        be built is a failure of the build, told by its `outcome`. Raises `OSError`.
+        ``cache_from`` are earlier images of the same repository, newest first, whose parts may be used again. A repository
+        that cannot be built is a failure of the build, told by its `outcome`. Raises `OSError`.
         """
         ...
 

@@ -7,6 +7,7 @@ States change by compare-and-set only, so that two replicas, or two requests in 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from statistics import median
 
 from sqlalchemy import delete, func, or_, select, update
@@ -110,8 +111,8 @@ class Store(LaunchQueries, EventQueries):
         async with self._reading() as session:
             return frozenset(BuildId(found) for found in await session.scalars(select(ImageRow.build_id)))
 
-    async def last_image(self, job: BuildJob) -> RunnableImage | None:
-        """The image that the same builder made last of that job's repository; ``None`` where there is none."""
+    async def last_images(self, job: BuildJob) -> Sequence[RunnableImage]:
+        """The images that the same builder made last of that job's repository, newest first: at most ten."""
         async with self._reading() as session:
             rows = await session.execute(
                 select(ImageRow, BuildRow.recipe)
@@ -120,10 +121,8 @@ class Store(LaunchQueries, EventQueries):
                 .order_by(ImageRow.created_at.desc())
                 .limit(20)
             )
-            for image, recipe in rows:
-                if recipe_of(recipe).builder == job.recipe.builder:
-                    return RunnableImage(image.reference, image.location)
-            return None
+            found = (image for image, recipe in rows if recipe_of(recipe).builder == job.recipe.builder)
+            return [RunnableImage(image.reference, image.location) for image in islice(found, 10)]
 
     async def lease_build(self, build_id: BuildId, owner: str, duration: timedelta) -> bool:
         """Take or renew the right to drive a build; false where another holds it or the build is final."""

@@ -15,7 +15,7 @@ from typing import Self, TypeVar
 
 import stamina
 
-from replay_build_service.domain import ImageConfiguration
+from replay_build_service.domain import ImageConfiguration, InlineCache
 from replay_build_service.registry.authentication import Authority
 from replay_build_service.registry.documents import (
     ACCEPTED,
@@ -33,6 +33,7 @@ from replay_build_service.registry.documents import (
 )
 from replay_build_service.registry.exchange import Answer, open_client, send, unexpected, without_faults
 from replay_build_service.registry.faults import PassingFault, RegistryFault, misunderstood, too_slow
+from replay_build_service.registry.inline_cache import parse_inline_cache
 from replay_build_service.registry.names import blob_path, is_digest, manifest_path
 from replay_build_service.registry.settings import RegistrySettings
 
@@ -126,11 +127,18 @@ class Registry:
 
     async def configuration(self, repository: str, manifest: Manifest) -> ImageConfiguration:
         """How the image wants to be run. A configuration that the registry has lost is a fault: the image is broken."""
+        return parse_configuration(await self._configuration_text(repository, manifest))
+
+    async def inline_cache(self, repository: str, manifest: Manifest) -> InlineCache:
+        """What builds can take over from the image. Raises as `configuration` does."""
+        return parse_inline_cache(await self._configuration_text(repository, manifest))
+
+    async def _configuration_text(self, repository: str, manifest: Manifest) -> bytes:
         if manifest.config_size > CONFIGURATION_LIMIT:
             raise RegistryFault("The image's configuration is far too large to be one.", "configuration too long")
         path = blob_path(repository, manifest.config_digest)
         question = _Question("GET", path, _pull(repository), limit=CONFIGURATION_LIMIT, follow=True)
-        return parse_configuration(await self._asked(question, lambda answer: _content(answer, manifest.config_digest)))
+        return await self._asked(question, lambda answer: _content(answer, manifest.config_digest))
 
     async def missing_blobs(self, repository: str, manifest: Manifest) -> tuple[str, ...]:
         """What of an image the registry has lost: digests of its configuration and layers, in the manifest's order.

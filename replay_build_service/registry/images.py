@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from replay_build_service.domain import ImageConfiguration
+from replay_build_service.domain import ImageConfiguration, InlineCache
 from replay_build_service.registry.client import Registry
 
 
@@ -31,6 +31,11 @@ class Images:
         """How the image wants to be run; ``None`` where there is none."""
         manifest = await self._registry.manifest(repository, digest)
         return None if manifest is None else await self._registry.configuration(repository, manifest)
+
+    async def inline_cache(self, repository: str, digest: str) -> InlineCache | None:
+        """What builds can take over from the image; ``None`` where there is none."""
+        manifest = await self._registry.manifest(repository, digest)
+        return None if manifest is None else await self._registry.inline_cache(repository, manifest)
 
     async def delete(self, repository: str, digest: str) -> bool:
         """Delete it, with its tags; false where it was not there."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import posixpath
 import tarfile
 import threading
 from collections.abc import Awaitable, Callable
@@ -39,6 +40,8 @@ MOST_LOG = 20_000
 
 MOST_PASSWD = 1024 * 1024
 """Bytes of an image's list of accounts."""
+
+MOST_LINKS = 8
 
 
 Engine = Callable[..., Awaitable[Any]]
@@ -154,21 +157,30 @@ class AskingDockerSpawner(DockerSpawner):
         return rendered
 
 
-def accounts_in(client: Any, container: str) -> str | None:
-    """The image's accounts; none where that cannot be told, such as where the file is a link."""
-    try:
-        chunks, _ = client.get_archive(container, "/etc/passwd")
-    except NotFound:
-        return ""
-    packed = b""
-    for chunk in chunks:
-        packed += chunk
-        if len(packed) > MOST_PASSWD:
+def text_in(client: Any, container: str, path: str) -> str | None:
+    """A file of a container that may not have run yet; empty where there is none, ``None`` where it is no file.
+
+    Links are followed within the container, as the engine itself follows them. Whatever else stands there (a pipe, say)
+    would hang who opens it.
+    """
+    for _ in range(MOST_LINKS):
+        try:
+            chunks, _ = client.get_archive(container, path)
+        except NotFound:
+            return ""
+        packed = b""
+        for chunk in chunks:
+            packed += chunk
+            if len(packed) > MOST_PASSWD:
+                return None
+        try:
+            with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+                first = archive.next()
+                if first is not None and first.issym():
+                    path = posixpath.join(posixpath.dirname(path), first.linkname)
+                    continue
+                content = archive.extractfile(first) if first is not None and first.isfile() else None
+                return content.read().decode("utf8", "replace") if content is not None else None
+        except tarfile.TarError:
             return None
-    try:
-        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-            first = archive.next()
-            content = archive.extractfile(first) if first is not None and first.isfile() else None
-            return content.read().decode("utf8", "replace") if content is not None else None
-    except tarfile.TarError:
-        return None
+    return None

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from replay_build_service.schemas import ImageModel
@@ -15,41 +14,31 @@ MOST_KNOWN = 1000
 """Images of which a process remembers that sessions may run."""
 
 _NUMBER = re.compile(r"[+-]?[0-9]+")
-"""What the engine takes for a number, by which it then goes (Go's ``strconv.Atoi``)."""
 
-_ACCOUNTS_NUMBER = re.compile(r"[0-9]{1,10}")
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedImage:
-    """An image of which a session may be made. It is named by what it holds, so this stays true."""
-
-    model: ImageModel
-    needs_home: bool
-    """Whether its user has no home in it."""
+_GREATEST = 2**31 - 1
+"""What the engine takes for an account's number, without a name of that spelling being looked up."""
 
 
 def runs_as_root(user: str) -> bool:
-    """Whether an image's ``USER`` says that it runs as root; none said means root, too."""
+    """Whether an image's ``USER`` says that it runs as root; none said means root, too.
+
+    So does a number that no account can have: what the engine makes of one is not to be relied on.
+    """
     name = _name(user)
-    return name in {"", "root"} or _number(name) == 0
+    return name in {"", "root"} or (_NUMBER.fullmatch(name) is not None and not _is_ordinary(name))
 
 
 def is_named(user: str) -> bool:
     """Whether an image's ``USER`` is a name, so that its list of accounts decides who that is."""
-    return _number(_name(user)) is None
+    return _NUMBER.fullmatch(_name(user)) is None
 
 
 def names_root(passwd: str, user: str) -> bool:
-    """Whether an account of that name is root's by number.
+    """Whether an account of that name is, or may be, root's by number.
 
-    As the engine reads ``/etc/passwd`` (moby's ``user`` package): a number that is missing or none counts as 0.
+    The engine (moby's ``user`` package) takes a number that is missing or none for 0, and cuts one that is too large.
     """
-    return any(
-        not _ACCOUNTS_NUMBER.fullmatch(number) or int(number) == 0
-        for name, number in _accounts(passwd)
-        if name == _name(user)
-    )
+    return any(not _is_ordinary(number) for name, number in _accounts(passwd) if name == _name(user))
 
 
 def may_lack_a_home(image: ImageModel) -> bool:
@@ -59,8 +48,8 @@ def may_lack_a_home(image: ImageModel) -> bool:
 
 def has_account(passwd: str, user: str) -> bool:
     """Whether ``/etc/passwd`` knows the number that ``user`` begins with."""
-    wanted = _number(_name(user))
-    return any(_ACCOUNTS_NUMBER.fullmatch(number) and int(number) == wanted for _, number in _accounts(passwd))
+    wanted = int(_name(user))
+    return any(_is_ordinary(number) and int(number) == wanted for _, number in _accounts(passwd))
 
 
 def image_model(inspected: Mapping[str, Any]) -> ImageModel:
@@ -80,11 +69,9 @@ def _name(user: str) -> str:
     return user.strip().partition(":")[0]
 
 
-def _number(name: str) -> int | None:
-    if _NUMBER.fullmatch(name):
-        return int(name)
-    # Digits of other alphabets are none to the engine, but nobody means another account by them.
-    return int(name) if name.isdecimal() else None
+def _is_ordinary(number: str) -> bool:
+    """A number as accounts other than root's have one, in digits that every program reads alike."""
+    return len(number) < 20 and _NUMBER.fullmatch(number) is not None and 0 < int(number) <= _GREATEST
 
 
 def _accounts(passwd: str) -> Iterator[tuple[str, str]]:

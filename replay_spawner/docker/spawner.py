@@ -20,7 +20,7 @@ from traitlets import Dict, Float, Integer
 from replay_build_service.schemas import ImageModel, LaunchPlan
 from replay_spawner.docker import containers, images
 from replay_spawner.docker.answers import Answer, Started, ask
-from replay_spawner.docker.engine import ENGINE_FAULTS, AskingDockerSpawner, EngineSilent, accounts_in
+from replay_spawner.docker.engine import ENGINE_FAULTS, AskingDockerSpawner, EngineSilent, text_in
 from replay_spawner.docker.faults import why_not_started
 from replay_spawner.docker.leftovers import Leftovers
 from replay_spawner.docker.pull import Pull
@@ -66,8 +66,8 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
     ).tag(config=True)
 
     _leftovers: ClassVar[Leftovers] = Leftovers()
-    _checked: ClassVar[LRUCache[str, images.CheckedImage]] = LRUCache(images.MOST_KNOWN)
-    """By location, which always means the same image."""
+    _needing_home: ClassVar[LRUCache[str, bool]] = LRUCache(images.MOST_KNOWN)
+    """Of images of which a session may be made: whether their users need one. By location, which always means the same."""
 
     _session: str | None = None
     """The launch that this server is, none for an ordinary one; kept over a restart of the hub."""
@@ -197,43 +197,35 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
         return images.image_model(found)
 
     async def _make_container(self, plan: LaunchPlan, location: containers.ImageLocation) -> ImageModel:
-        """Have the container made, of an image that may be run; of one that was checked before, nothing is asked again."""
-        if (checked := self._checked.get(plan.location)) is not None:
-            try:
-                self._steps.tell(60, "Starting the container")
-                await self._create(plan, needs_home=checked.needs_home)
-            except ImageNotFound:
-                self.log.info("Somebody has removed %s from the engine", plan.location)
-            else:
-                return checked.model
+        """Have the container made, of an image that may be run. What is in an image is looked at once, as it cannot change."""
         model = await self._image_on_the_engine(plan, location)
         self._refuse_root(model)
         self._steps.tell(60, "Starting the container")
-        await self._create(plan, needs_home=False)
-        needs_home = await self._needs_home(model)
-        if needs_home:
-            await self._ask("remove_container", self.object_id, v=True)
-            await self._create(plan, needs_home=True)
-        self._checked[plan.location] = images.CheckedImage(model, needs_home)
+        needs_home = self._needing_home.get(plan.location)
+        await self._create(plan, needs_home=bool(needs_home))
+        if needs_home is None:
+            self._needing_home[plan.location] = needs_home = await self._needs_home(model)
+            if needs_home:
+                await self._ask("remove_container", self.object_id, v=True)
+                await self._create(plan, needs_home=True)
         return model
 
     async def _needs_home(self, image: ImageModel) -> bool:
-        """Whether the image's user is nobody in it. Refuses one whose name is another name of root's."""
-        is_named = images.is_named(image.user)
-        if not is_named and not images.may_lack_a_home(image):
-            return False
-        passwd = await self._in_thread(lambda client: accounts_in(client, self.object_id))
-        if not is_named:
-            return passwd is not None and not images.has_account(passwd, image.user)
-        if passwd is None:
+        """Whether the image's user is nobody in it. Refuses another name of root's, and lists of accounts that are no files.
+
+        The engine opens these when it starts a container: a pipe there would hang it.
+        """
+        files = ("/etc/passwd", "/etc/group")
+        passwd, group = await self._in_thread(lambda client: [text_in(client, self.object_id, file) for file in files])
+        if passwd is None or group is None:
             raise self.refusal(
-                422,
-                "The accounts in this image cannot be read, so nobody knows whether it would run as root. The last USER in "
-                "its Dockerfile must be a number then, such as: USER 1000",
+                422, f"The accounts in this image cannot be read: {' and '.join(files)} must be files of at most 1 MB."
             )
-        if images.names_root(passwd, image.user):
-            self._refuse_root(image.model_copy(update={"user": "root"}))
-        return False
+        if images.is_named(image.user):
+            if images.names_root(passwd, image.user):
+                self._refuse_root(image.model_copy(update={"user": "root"}))
+            return False
+        return images.may_lack_a_home(image) and not images.has_account(passwd, image.user)
 
     async def _create(self, plan: LaunchPlan, *, needs_home: bool) -> None:
         """Have the container made. Whatever happens meanwhile, it is known by its name and will be removed."""
@@ -260,6 +252,8 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
             "labels": {**admins_labels, **containers.labels(plan)},
             "ports": [self.port],
             "volumes": self.volume_mount_points,
+            # The image's own would run outside the session's limits.
+            "healthcheck": {"test": ["NONE"]},
         }
         if needs_home:
             arguments["environment"].setdefault("HOME", images.HOME_OF_NOBODY)

@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -85,7 +85,7 @@ async def log_of(build: RunningBuild, position: int = 0) -> list[LogRecord]:
 
 
 async def built(
-    builder: DockerBuilder, job: BuildJob, cache_from: RunnableImage | None = None
+    builder: DockerBuilder, job: BuildJob, cache_from: Sequence[RunnableImage] = ()
 ) -> tuple[RunnableImage, list[LogRecord]]:
     build = await builder.start(job, cache_from)
     log = await log_of(build)

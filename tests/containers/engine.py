@@ -29,6 +29,8 @@ class ContainerEngine:
     insecure_registries: Sequence[str] = ()
     with_network: bool = True
     """Whether containers and builds reach the world. Without, the engine has no bridge."""
+    containerd_store: bool = False
+    """Whether containerd keeps the images, as newer engines have it, and not the engine itself."""
     data: Path | None = None
     """Where images lie; a folder of its own where none is given."""
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="replay-engine-")))
@@ -84,7 +86,11 @@ class ContainerEngine:
         if not config.exists():
             config.write_text(json.dumps({"cliPluginsExtraDirs": [f"{root}/usr/libexec/docker/cli-plugins"]}))
         daemon = self.folder / "daemon.json"
-        daemon.write_text(json.dumps({"insecure-registries": list(self.insecure_registries)}))
+        settings = {
+            "insecure-registries": list(self.insecure_registries),
+            "features": {"containerd-snapshotter": self.containerd_store},
+        }
+        daemon.write_text(json.dumps(settings))
         if self.with_network:
             self._make_bridge()
         with (self.folder / "dockerd.log").open("ab") as log:

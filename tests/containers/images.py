@@ -26,7 +26,7 @@ WORKING = {
     "ENV HOME=/srv/mine\nWORKDIR /srv/mine\nUSER 1000:0\n",
     "entrypoint": "FROM NOTEBOOK\n"
     """ENTRYPOINT ["sh", "-c", "export FROM_THE_ENTRYPOINT=yes; exec \\"$@\\"", "entrypoint"]\n""",
-    "volume": "FROM NOTEBOOK\nVOLUME /data\nEXPOSE 5000\nLABEL replay.egi.eu/launch=false\n",
+    "volume": "FROM NOTEBOOK\nVOLUME /data\nEXPOSE 5000\nHEALTHCHECK --interval=1s CMD false\nLABEL replay.egi.eu/launch=false\n",
     # Ends by itself only when it is killed.
     "stubborn": "FROM NOTEBOOK\n"
     """ENTRYPOINT ["sh", "-c", "trap '' TERM; \\"$@\\" & while true; do wait; done", "entrypoint"]\n""",
@@ -65,9 +65,22 @@ REFUSED: dict[str, tuple[str, list[str]]] = {
         "FROM NOTEBOOK\nUSER root\nRUN echo 'toor:x:many:0::/root:/bin/sh' >> /etc/passwd\nUSER toor\n",
         [LAST_USER, "USER 1000"],
     ),
+    "root-by-overflow": (
+        "FROM NOTEBOOK\nUSER root\nRUN echo 'toor:x:4294967296:0::/root:/bin/sh' >> /etc/passwd\nUSER toor\n",
+        [LAST_USER],
+    ),
+    "root-by-a-number-for-a-name": (
+        "FROM NOTEBOOK\nUSER root\nRUN echo '99999999999999999999:x:0:0::/:/bin/sh' >> /etc/passwd\nUSER 99999999999999999999\n",
+        [LAST_USER],
+    ),
     "hidden-accounts": (
-        "FROM NOTEBOOK\nUSER root\nRUN echo 'toor:x:0:0::/root:/bin/sh' > /accounts && ln -sf /accounts /etc/passwd\nUSER toor\n",
-        ["accounts in this image cannot be read", "USER 1000"],
+        "FROM NOTEBOOK\nUSER root\nRUN echo 'toor:x:0:0::/root:/bin/sh' > /srv/b && ln -s srv/b /a && ln -sf ../a /etc/passwd\nUSER toor\n",
+        [LAST_USER, "USER 1000"],
+    ),
+    # What opens it would wait for ever, the engine among them.
+    "accounts-that-hang": (
+        "FROM NOTEBOOK\nUSER root\nRUN rm /etc/group && mkfifo /etc/group\nUSER 1000\n",
+        ["The accounts in this image cannot be read"],
     ),
     "unknown-user": ("FROM NOTEBOOK\nUSER nosuchuser\n", ["The container engine refused the session: ", "nosuchuser"]),
     "no-entrypoint-there": (

@@ -366,6 +366,7 @@ def test_a_session_is_the_launchs_image_within_its_limits_and_nothing_of_the_adm
     assert session["Image"] == image
     assert config["Cmd"] == ["jupyterhub-singleuser"]
     assert (config["User"], config["Entrypoint"]) == ("1000", None)
+    assert config["Healthcheck"]["Test"] == ["NONE"]
     assert (
         config["Labels"].items()
         >= {

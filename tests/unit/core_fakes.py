@@ -150,18 +150,18 @@ class FakeBuilder:
         self.damaged: set[RunnableImage] = set()
         """What only a thorough look finds."""
         self.tidied: list[BuildId] = []
-        self.cached_from: list[RunnableImage | None] = []
+        self.cached_from: list[list[RunnableImage]] = []
         self.error: Exception | None = None
         self.started = asyncio.Event()
 
-    async def start(self, job: BuildJob, cache_from: RunnableImage | None = None) -> FakeRunning:
+    async def start(self, job: BuildJob, cache_from: Sequence[RunnableImage] = ()) -> FakeRunning:
         if self.error is not None:
             raise self.error
         if job.build_id in self.running:
             self.attached.append(job.build_id)
         else:
             self.jobs.append(job)
-            self.cached_from.append(cache_from)
+            self.cached_from.append(list(cache_from))
             self.running[job.build_id] = FakeRunning()
         self.started.set()
         return self.running[job.build_id]

@@ -66,6 +66,7 @@ async def test_the_base_image_is_part_of_the_recipe(tmp_path: Path, resources: A
     ("more", "words"),
     [
         ({"docker_host": "tcp:nowhere"}, "docker_host: .* should read"),
+        ({"build_network": "builds"}, "build_network: builds know the networks default, none, host and no 'builds'"),
         ({"registry": "registry.example.org"}, "registry should read https"),
         (
             {"build_memory_limit": 2**30, "build_cgroup_parent": "replay.slice"},
@@ -144,10 +145,9 @@ class TestControlGroups:
         group.remove()
 
 
-async def test_a_sweep_takes_the_name_of_a_failed_build_from_the_engine(
-    tmp_path: Path, resources: AsyncExitStack, commands: Path
+async def test_a_sweep_while_the_engine_is_away_removes_folders_and_logs_what_the_engine_still_has(
+    tmp_path: Path, resources: AsyncExitStack, commands: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Also where the engine cannot be asked: the folders go, and the log says what stays."""
     builder = await make_builder(settings(tmp_path), tmp_path, resources)
     for name, text in {"left": JOB.to_json(), "odd": "{", "runs": JOB.to_json()}.items():
         (tmp_path / "images" / name).mkdir(parents=True)
@@ -155,3 +155,7 @@ async def test_a_sweep_takes_the_name_of_a_failed_build_from_the_engine(
     assert await builder.sweep({"runs"}, ()) == ["left", "odd"]  # pyright: ignore[reportArgumentType]
     assert [path.name for path in (tmp_path / "images").iterdir()] == ["runs"]
     assert Instructions.from_json((tmp_path / "images/runs/job.json").read_text()) == JOB
+    told = sorted(record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+    odd, left = told
+    assert odd.startswith(f"{tmp_path}/images/odd/job.json does not tell what was built: ")
+    assert left.startswith(f"The engine still has {JOB.image}: ")

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,13 +26,20 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # of repo2docker's logging
     from repo2docker.__main__ import make_r2d
 
+from repo2docker.app import Repo2Docker
 from repo2docker.buildpacks import DockerBuildPack
 from repo2docker.buildpacks.base import BuildPack
+from repo2docker.contentproviders import Local
 from repo2docker.engine import BuildError
 
+from replay_build_service.builders.detached.failures import Unbuildable as RefusedCheckout
+from replay_build_service.builders.docker.instructions import command_line as command_line_of_a_build
+from replay_build_service.builders.docker.instructions import configuration_text
+from replay_build_service.builders.docker.steps import check_checkout
 from replay_build_service.buildpacks import BuildSettings, PyPIBuildPack
 from replay_build_service.buildpacks.repository import Unbuildable, read_repository
 from tests.unit.builder_cases import APT, CASES, PROJECT, SYSTEM, BuilderCase, Dockerfile, Refusal, checkout, staged
+from tests.unit.test_docker_parts import JOB
 
 ROOT = Path(__file__).resolve().parents[2]
 AUTHORITY = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----"
@@ -70,14 +78,32 @@ def documented(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def written(folder: Path, *arguments: str) -> str:
     """The Dockerfile: the whole way of the command line, to where it would build."""
-    command = ("--no-build", "--user-id", "1000", "--user-name", "jovyan", "--Repo2Docker.platform=linux/amd64")
-    app = make_r2d([*command, *arguments, str(folder)])
+    return decided(["--user-id", "1000", "--user-name", "jovyan", *arguments, str(folder)])[1]
+
+
+def decided(arguments: Sequence[str]) -> tuple[Repo2Docker, str]:
+    app = make_r2d(["--no-build", "--Repo2Docker.platform=linux/amd64", *arguments])
     app.initialize()
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         app.start()
     app.close_handlers()
-    return printed.getvalue()
+    return app, printed.getvalue()
+
+
+def written_by_a_build(folder: Path, admins: str | None = None) -> str:
+    """The Dockerfile, with all that the docker builder puts around repo2docker: its look at the checkout, its
+    configuration file with the administrator's own in it, and its command line, to where an engine would be asked."""
+    job = replace(JOB, configuration_file=admins, network="none", cache_from=[f"{JOB.image}@cached"])
+    check_checkout(folder)
+    configuration = folder.parent / "repo2docker_config.py"
+    configuration.write_text(configuration_text(job, str(folder.parent / "metadata.json"), "/replay-builds/1"))
+    _python, _m, _repo2docker, *arguments = command_line_of_a_build(job, str(configuration), str(folder))
+    app, dockerfile = decided(arguments)
+    # A file that cannot be loaded is passed over: then this would try nothing of ours.
+    assert (app.content_providers, app.base_image) == ([Local], job.base_image)
+    assert app.output_image_spec == job.image
+    return dockerfile
 
 
 def check(dockerfile: str, picked: list[str], expected: Dockerfile) -> None:
@@ -95,6 +121,48 @@ def test_nothing_of_ours_is_between_a_repository_and_stock_repo2docker(
 ) -> None:
     assert case.stock is not None
     check(written(case.checkout(tmp_path)), picked, case.stock)
+
+
+@pytest.mark.parametrize("admins", [None, "c.Repo2Docker.appendix = 'LABEL by=us'\n"], ids=["no file", "admin's file"])
+@pytest.mark.parametrize("case", [case for case in CASES if case.stock is not None], ids=str)
+@pytest.mark.usefixtures("far_away")
+def test_a_build_of_the_docker_builder_leaves_it_to_stock_repo2docker(
+    tmp_path: Path, picked: list[str], case: BuilderCase, admins: str | None
+) -> None:
+    assert case.stock is not None
+    file = tmp_path / "of the admin.py"
+    file.write_text(admins or "")
+    dockerfile = written_by_a_build(case.checkout(tmp_path), str(file) if admins else None)
+    check(dockerfile, picked, case.stock)
+    if case.stock.buildpack != "DockerBuildPack":  # which has the repository's own Dockerfile and nothing else
+        assert f"FROM {JOB.base_image}\n" in dockerfile
+        assert ("LABEL by=us" in dockerfile) is (admins is not None)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if isinstance(case.pypi, Dockerfile)], ids=str)
+def test_a_build_of_the_docker_builder_takes_the_buildpacks_of_the_admin(
+    tmp_path: Path, picked: list[str], documented: str, case: BuilderCase
+) -> None:
+    assert isinstance(case.pypi, Dockerfile)
+    check(written_by_a_build(case.checkout(tmp_path), documented), picked, case.pypi)
+
+
+def test_what_the_docker_builder_refuses_before_repo2docker_sees_it_is_what_leads_out_or_is_huge(
+    tmp_path: Path,
+) -> None:
+    refused: set[str] = set()
+    for number, case in enumerate(CASES):
+        root = tmp_path / str(number)
+        root.mkdir()
+        try:
+            check_checkout(case.checkout(root))
+        except RefusedCheckout:
+            refused.add(str(case))
+            assert (case.stock, type(case.pypi)) == (None, Refusal)
+    assert refused == {
+        "binder beside the repository", "binder of the system", "linked requirements", "requirements in a loop",
+        "2 MB of requirements",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if isinstance(case.pypi, Dockerfile)], ids=str)

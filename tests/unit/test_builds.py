@@ -303,7 +303,7 @@ async def test_an_image_that_has_vanished_is_built_again(store: Store) -> None:
         assert await house.builds.ensure(ref(), "ada") == image("again")
 
 
-async def test_a_build_may_use_again_what_the_repositorys_last_image_has(store: Store) -> None:
+async def test_a_build_may_use_again_what_the_repositorys_last_images_have(store: Store) -> None:
     async with a_house(store) as house:
         for number, version in enumerate("ab", start=1):
             build = a_build(await house.builds.ensure(ref(version=version * 40), "ada"))
@@ -313,7 +313,7 @@ async def test_a_build_may_use_again_what_the_repositorys_last_image_has(store: 
         await house.builder.next(3)
         await house.builds.ensure(ref("other"), "ada")
         await house.builder.next(4)
-        assert house.builder.cached_from == [None, image("a"), image("b"), None]
+        assert house.builder.cached_from == [[], [image("a")], [image("b"), image("a")], []]
 
 
 async def test_a_build_that_made_its_image_is_tidied_up_after(store: Store) -> None:

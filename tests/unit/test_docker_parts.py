@@ -2,15 +2,17 @@
 
 import base64
 import json
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from traitlets.config.loader import PyFileConfigLoader
 
@@ -32,8 +34,8 @@ DIGEST = "sha256:" + "ab" * 32
 
 JOB = Instructions(
     url="https://example.org/a.git", version="c" * 40, repository="https://example.org/a", outgoing_rules="{}",
-    image="registry.example.org/replay/a:tag", push=True, cache_from=None, base_image=f"base@{DIGEST}",
-    configuration_file=None, build_arguments={}, network=None, cgroup_parent=None, group="b1", engine="unix:///x",
+    image="registry.example.org/replay/a:tag", push=True, cache_from=[], base_image=f"base@{DIGEST}",
+    configuration_file=None, build_arguments={}, network=None, cgroup_parent=None, build="b1", engine="unix:///x",
     data_root=None, time_limit=1, output_limit=1, repository_limit=1, disk_limit=None, free_disk=0, memory_limit=None,
     process_limit=None,
 )  # fmt: skip
@@ -127,6 +129,30 @@ class TestRepo2dockersLog:
 STEP = 'ERROR: failed to solve: process "/bin/sh -c {command}" did not complete successfully: {how}'
 
 
+PRINTED = st.lists(
+    st.text(max_size=80)
+    | st.text(max_size=5).map(lambda text: text * 200)
+    | st.sampled_from(
+        ["ERROR: ", "failed to solve: ", 'process "/bin/sh -c ', '" did not complete successfully: ', "exit code: 137", "\x1b[31m",
+         "failed to resolve source metadata for ", ": ", "dockerfile parse error", "denied", "no space left on device"]
+    ),
+    max_size=6,
+).map("".join)  # fmt: skip
+"""A line of which parts look like what the sentences are made from."""
+
+
+def ending_of(printed: list[str], error: str | None, was_pushing: bool, limit: int | None) -> str:
+    """What a person is told where this was printed and, by repo2docker, this was said."""
+    with TemporaryDirectory() as folder:
+        output = Repo2dockerOutput(LogWriter(Path(folder) / "log"))
+        lines = [line for text in printed for line in output.feed(record(f"{text}\n"))]
+        if error is not None:
+            lines += output.feed(record(f"Error during build: {error}", "failed"))
+        lines += output.finish()
+    ending = Ending(lines, output.error, was_pushing, True, memory_limit=limit, process_limit=limit)
+    return failure_of(ending).message
+
+
 class TestSentences:
     @pytest.mark.parametrize(
         ("lines", "more", "reason", "words"),
@@ -162,13 +188,27 @@ class TestSentences:
         assert failure.message[-1] in ".…"
         assert len(failure.message) < 700
 
-    @given(st.lists(st.text(max_size=80), max_size=5), st.booleans())
-    def test_whatever_was_printed_there_is_a_sentence(self, lines: list[str], was_pushing: bool) -> None:
-        assert failure_of(Ending(lines, None, was_pushing=was_pushing, engine_answers=True)).message
+    @given(st.lists(PRINTED, max_size=5), st.none() | PRINTED, st.booleans(), st.booleans())
+    def test_whatever_was_printed_there_is_a_sentence(
+        self, printed: list[str], error: str | None, was_pushing: bool, is_limited: bool
+    ) -> None:
+        message = ending_of(printed, error, was_pushing, 10**9 if is_limited else None)
+        assert message[-1] in ".…!?"
+        assert len(message) < 800
+        assert "\n" not in message
+
+    @given(st.lists(PRINTED, max_size=5), st.none() | PRINTED, st.booleans(), st.booleans())
+    @example(["ERROR: failed to solve: dockerfile parse error: unknown instruction: \x1b[31mFROMM"], None, False, False)
+    @example([], "No \x1b]0;such\x07 runtime\x00", False, False)
+    def test_no_sentence_has_anything_that_a_terminal_would_obey(
+        self, printed: list[str], error: str | None, was_pushing: bool, is_limited: bool
+    ) -> None:
+        message = ending_of(printed, error, was_pushing, 10**9 if is_limited else None)
+        assert not [character for character in message if unicodedata.category(character) in {"Cc", "Cs"}]
 
     @pytest.mark.parametrize(
         ("user", "is_refused"),
-        [("", True), ("0", True), ("root", True), ("0:1000", True), ("root:users", True), ("+0", True), ("00:0", True), ("1000", False), ("jovyan", False), ("1000:0", False)],
+        [("", True), ("0", True), ("root", True), ("0:1000", True), ("root:users", True), ("+0", True), ("00:0", True), ("4294967296", True), ("9" * 30, True), ("1000", False), ("jovyan", False), ("1000:0", False)],
     )  # fmt: skip
     def test_root_is_refused_before_anybody_waits(self, user: str, is_refused: bool) -> None:
         assert (refusal(ImageConfiguration(user=user)) is not None) is is_refused
@@ -176,7 +216,7 @@ class TestSentences:
 
 class TestRepo2dockersCommand:
     def test_the_command_line_is_stock(self) -> None:
-        job = replace(JOB, cache_from=f"host/a@{DIGEST}", build_arguments={"HTTP_PROXY": "http://p:3128"})
+        job = replace(JOB, cache_from=[f"host/a@{DIGEST}"], build_arguments={"HTTP_PROXY": "http://p:3128"})
         command = command_line(job, "/b/config.py", "/b/src")[1:]
         assert command == (
             "-m", "repo2docker", "--no-run", "--json-logs", "--config", "/b/config.py",
@@ -189,7 +229,7 @@ class TestRepo2dockersCommand:
     def test_repo2docker_understands_the_command_line(self) -> None:
         from repo2docker.__main__ import get_argparser
 
-        job = replace(JOB, cache_from=f"host/a@{DIGEST}", build_arguments={"A": "1"})
+        job = replace(JOB, cache_from=[f"host/a@{DIGEST}"], build_arguments={"A": "1"})
         parsed = get_argparser().parse_args(command_line(job, "/b/config.py", "/b/src")[3:])
         assert (parsed.repo, parsed.image_name, parsed.user_id, parsed.push) == ("/b/src", job.image, 1000, True)
 

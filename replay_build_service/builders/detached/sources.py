@@ -17,6 +17,9 @@ from replay_build_service.outgoing import OutgoingRules
 _LOOK = 0.25
 """Seconds between two looks at how much has come."""
 
+_LEAST = 4096
+"""Bytes that each file, folder and link counts: an empty one takes a place in the file system, too."""
+
 
 async def fetch_sources(url: str, version: str, folder: Path, rules: str, limit: int, log: LogWriter) -> None:
     """The commit's files in ``folder``, which is made. ``rules``: `OutgoingRules` as JSON; ``limit``: bytes on disk.
@@ -47,7 +50,7 @@ async def fetch_sources(url: str, version: str, folder: Path, rules: str, limit:
 
 
 def is_larger(folder: Path, limit: int) -> bool:
-    """Whether the files below ``folder`` take more than ``limit`` bytes on disk. Blocking; stops counting there."""
+    """Whether what is below ``folder`` takes more than ``limit`` bytes on disk. Blocking; stops counting there."""
     total = 0
     folders = [folder]
     while folders:
@@ -56,8 +59,7 @@ def is_larger(folder: Path, limit: int) -> bool:
                 with suppress(FileNotFoundError):
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(Path(entry.path))
-                    else:
-                        total += entry.stat(follow_symlinks=False).st_blocks * 512
-        if total > limit:
-            return True
+                    total += max(_LEAST, entry.stat(follow_symlinks=False).st_blocks * 512)
+                if total > limit:
+                    return True
     return False

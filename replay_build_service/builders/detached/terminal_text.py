@@ -29,6 +29,11 @@ def safe_line(text: str) -> str:
     return _ESCAPES.sub(lambda found: found.group("colour") or "", shown)
 
 
+def plain_text(text: str) -> str:
+    """For a sentence: without colours too, and without anything that is not seen and yet changes how others are read."""
+    return "".join(letter if letter.isprintable() else " " for letter in _ESCAPES.sub("", text))
+
+
 class LineSplitter:
     """Bytes as a pipe gives them in, whole and safe lines out."""
 

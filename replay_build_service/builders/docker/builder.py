@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -26,7 +26,7 @@ from replay_build_service.builders.detached.build import (
 )
 from replay_build_service.builders.detached.failures import disk_failure
 from replay_build_service.builders.detached.folder import BuildFolder, write_whole
-from replay_build_service.builders.docker.cgroup import BuildGroup
+from replay_build_service.builders.docker.cgroup import remove_idle_groups
 from replay_build_service.builders.docker.credentials import narrowed_config
 from replay_build_service.builders.docker.engine import Engine, EngineFault
 from replay_build_service.builders.docker.image_check import refusal
@@ -40,6 +40,7 @@ from replay_build_service.domain import (
     FailureReason,
     ImageConfiguration,
     ImageName,
+    InlineCache,
     RunnableImage,
 )
 from replay_build_service.errors import SourceFault
@@ -53,6 +54,19 @@ SESSION_COMMAND = ("jupyterhub-singleuser",)
 
 _RUNNER = "replay_build_service.builders.docker.runner"
 _MOST_CONFIGURATIONS = 1000
+_MOST_CACHES = 4
+_PATHS_HERE = frozenset(
+    {
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "REQUESTS_CA_BUNDLE",
+        "PIP_CERT",
+        "CURL_CA_BUNDLE",
+        "GIT_SSL_CAINFO",
+        "NODE_EXTRA_CA_CERTS",
+    }
+)
+"""Variables for what runs on this machine: in a build they would name files that are not there."""
 
 
 class ImageRegistry(Protocol):
@@ -69,6 +83,7 @@ class ImageRegistry(Protocol):
         ...
 
     async def image_configuration(self, repository: str, digest: str) -> ImageConfiguration | None: ...
+    async def inline_cache(self, repository: str, digest: str) -> InlineCache | None: ...
     async def delete(self, repository: str, digest: str) -> bool: ...
 
 
@@ -108,7 +123,7 @@ class DockerBuilder:
     def _full_repository(self, name: ImageName) -> str:
         return f"{self._registry.host}/{self._repository(name)}" if self._registry else self._repository(name)
 
-    async def start(self, job: BuildJob, cache_from: RunnableImage | None = None) -> RunningBuild:
+    async def start(self, job: BuildJob, cache_from: Sequence[RunnableImage] = ()) -> RunningBuild:
         """Starts the build, or attaches to it where it was started before; returns once its runner has claimed it.
 
         Where it cannot be started, the outcome of what is returned says why.
@@ -126,7 +141,7 @@ class DockerBuilder:
     def _folder(self, build_id: BuildId) -> BuildFolder:
         return BuildFolder(folder_path(self.settings.builds_dir, build_id))
 
-    async def _instructions(self, job: BuildJob, cache_from: RunnableImage | None) -> Instructions:
+    async def _instructions(self, job: BuildJob, cache_from: Sequence[RunnableImage]) -> Instructions:
         settings = self.settings
         return Instructions(
             url=job.resolved.fetch_url,
@@ -135,13 +150,13 @@ class DockerBuilder:
             outgoing_rules=settings.outgoing.to_json(),
             image=self.full_name(job.image_name),
             push=self._registry is not None,
-            cache_from=cache_from.location if cache_from is not None and self._is_in_registry(cache_from) else None,
+            cache_from=await self._caches(cache_from),
             base_image=self._base_image,
             configuration_file=str(settings.configuration_file.resolve()) if settings.configuration_file else None,
-            build_arguments=settings.environment,
+            build_arguments={name: value for name, value in settings.environment.items() if name not in _PATHS_HERE},
             network=settings.network,
             cgroup_parent=settings.cgroup_parent,
-            group=job.build_id,
+            build=job.build_id,
             engine=self._engine.host,
             data_root=await self._local_data_root(),
             time_limit=settings.time_limit,
@@ -152,6 +167,37 @@ class DockerBuilder:
             memory_limit=settings.memory_limit,
             process_limit=settings.process_limit,
         )
+
+    async def _caches(self, images: Sequence[RunnableImage]) -> list[str]:
+        """The newest of the images, and of the older ones those that have what it took over itself and so cannot give."""
+        if self._registry is None:
+            return []
+        known = zip(
+            images, await asyncio.gather(*(self._inline_cache(self._registry, one) for one in images)), strict=True
+        )
+        found = [(image.location, cache) for image, cache in known if cache is not None]
+        if not found:
+            return []
+        wanted = set(found[0][1].chain)
+        chosen: list[str] = []
+        for location, cache in found:
+            if not chosen or cache.reusable & wanted:
+                chosen.append(location)
+                wanted -= cache.reusable
+        return chosen[:_MOST_CACHES]
+
+    async def _inline_cache(self, registry: ImageRegistry, image: RunnableImage) -> InlineCache | None:
+        if not self._is_in_registry(image):
+            return None
+        repository, digest = self._in_registry(registry, image)
+        if repository is None:
+            return None
+        try:
+            return await registry.inline_cache(repository, digest)
+        except SourceFault as error:
+            # The build does without: it takes longer, and makes the same.
+            log.info("%s is no cache for a build: %s", image.location, error)
+            return None
 
     async def _local_data_root(self) -> str | None:
         """Where the engine keeps images, if that is on this machine: then its disk can be watched."""
@@ -262,7 +308,7 @@ class DockerBuilder:
     async def tidy(self, job: BuildJob) -> None:
         """The image is in the registry or the engine: the folder goes. Raises `OSError`."""
         await asyncio.to_thread(remove_build, self._folder(job.build_id))
-        await asyncio.to_thread(BuildGroup(job.build_id).remove)
+        await self._remove_idle_groups()
 
     async def sweep(self, running: Collection[BuildId], kept: Collection[BuildId]) -> list[BuildId]:
         """Removes the folders of builds that have ended, and the names in the engine of those that made no image.
@@ -275,9 +321,13 @@ class DockerBuilder:
             except EngineFault as error:
                 log.warning("The engine still has %s: %s", name, error.detail)
         removed = await asyncio.to_thread(sweep_folders, self.settings.builds_dir, frozenset(running))
-        for build_id in removed:
-            await asyncio.to_thread(BuildGroup(build_id).remove)
+        await self._remove_idle_groups()
         return removed
+
+    async def _remove_idle_groups(self) -> None:
+        """Builds remove their own, those apart whose runner was killed."""
+        if self.settings.memory_limit is not None or self.settings.process_limit is not None:
+            await asyncio.to_thread(remove_idle_groups)
 
     async def session(self, image: RunnableImage) -> SessionCommand:
         """How a server is started from this image. Raises `SourceFault` where its configuration cannot be had now."""

@@ -3,23 +3,32 @@
 BuildKit runs each step below the group named by ``--cgroup-parent``. Linux, both versions of control groups; the
 service makes the group itself, so it needs root on the engine's machine and an engine with the ``cgroupfs`` driver.
 Elsewhere an administrator names a group of their own (a systemd slice, say) whose limits they set.
+
+BuildKit counts the group's name among what makes a step the same step. So groups have few names, which builds use one
+after the other: with a name for each build no step would ever be taken from a cache.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 ROOT = Path("/sys/fs/cgroup")
 PARENT = "replay-builds"
+LOCKS = Path("/run/replay-builds")
+"""Who holds the lock on a name here has the group of that name. It ends with the process, whatever ends that."""
+
+MOST_GROUPS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class BuildGroup:
-    """The control group of one build."""
+    """A control group, by its name."""
 
     name: str
     root: Path = ROOT
@@ -89,11 +98,63 @@ class BuildGroup:
 
     def _folders(self) -> Iterator[Path]:
         """In each hierarchy: the engine makes the group in those that nothing was asked of, too."""
+        if not self.root.is_dir():
+            return  # no Linux
         roots = [self.root] if self._is_unified else [path for path in self.root.iterdir() if path.is_dir()]
         for root in roots:
             folder = root / PARENT / self.name
             if folder.is_dir():
                 yield folder
+
+
+@dataclass(slots=True)
+class GroupClaim:
+    """A group that this process has for itself, until it lets go of it or ends."""
+
+    group: BuildGroup
+    _lock: int
+
+    @classmethod
+    def first_free(cls, root: Path = ROOT, locks: Path = LOCKS) -> Self:
+        """The first group that no build has, and in which nothing of an earlier build runs any more. Raises `OSError`."""
+        for number in range(1, MOST_GROUPS):
+            claim = cls.of(str(number), root, locks)
+            if claim is not None:
+                return claim
+        raise OSError(f"there are {MOST_GROUPS} control groups of builds, and all are taken")
+
+    @classmethod
+    def of(cls, name: str, root: Path = ROOT, locks: Path = LOCKS) -> Self | None:
+        """That group, without what an earlier build has left in it; ``None`` where it is taken. Raises `OSError`."""
+        locks.mkdir(mode=0o700, exist_ok=True)
+        lock = os.open(locks / name, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        claim = cls(BuildGroup(name, root), lock)
+        if claim.group.has_processes():
+            claim.release()
+            return None
+        claim.group.remove()
+        return claim
+
+    def release(self) -> None:
+        """Somebody else may have the group. No error where it was released before."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+def remove_idle_groups(root: Path = ROOT, locks: Path = LOCKS) -> None:
+    """Removes what builds have left that were killed. Nothing of a build that runs. Raises `OSError`."""
+    if not locks.is_dir():
+        return
+    for lock in locks.iterdir():
+        claim = GroupClaim.of(lock.name, root, locks)
+        if claim is not None:
+            claim.release()
 
 
 def _number(file: Path) -> int | None:

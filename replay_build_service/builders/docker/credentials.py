@@ -10,7 +10,8 @@ from typing import Any, cast
 def narrowed_config(file: Path, host: str | None) -> str:
     """The engine's command line's ``config.json`` with what it needs for this registry, and nobody else's credentials.
 
-    BuildKit hands a build's pulls (``FROM``, ``COPY --from``) whatever credentials there are. Raises `OSError`.
+    BuildKit hands a build's pulls (``FROM``, ``COPY --from``) whatever credentials there are, and buildx makes build
+    arguments of ``proxies``, which steps can print. Raises `OSError`.
     """
     try:
         told: object = json.loads(file.read_text(encoding="utf-8"))
@@ -19,7 +20,7 @@ def narrowed_config(file: Path, host: str | None) -> str:
     except ValueError as error:
         raise OSError(0, f"it is no JSON ({error})", str(file)) from error
     config = _mapping(told)
-    kept = {name: config[name] for name in ("cliPluginsExtraDirs", "proxies", "HttpHeaders") if name in config}
+    kept = {name: config[name] for name in ("cliPluginsExtraDirs",) if name in config}
     if host is not None:
         auths, helpers = _mapping(config.get("auths")), _mapping(config.get("credHelpers"))
         if host in auths:

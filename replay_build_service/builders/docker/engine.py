@@ -1,6 +1,6 @@
 """The container engine's API, as much of it as builds need, over its socket.
 
-The Docker Engine API, https://docs.docker.com/reference/api/engine/, which podman answers too.
+The Docker Engine API, https://docs.docker.com/reference/api/engine/.
 """
 
 from __future__ import annotations

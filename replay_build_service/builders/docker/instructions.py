@@ -6,6 +6,7 @@ is where the sources lie, what the image is called, and what the administrator's
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Mapping
@@ -32,7 +33,8 @@ class Instructions:
     image: str
     """``registry/repository:tag``, or a name in the engine alone."""
     push: bool
-    cache_from: str | None
+    cache_from: list[str]
+    """Images in the registry."""
     base_image: str | None
     """By digest; ``None``: as repo2docker has it."""
     configuration_file: str | None
@@ -41,8 +43,8 @@ class Instructions:
     network: str | None
     cgroup_parent: str | None
     """The administrator's own; ``None``: one is made where there are limits to set."""
-    group: str
-    """Name for the control group."""
+    build: str
+    """Its id."""
     engine: str
     data_root: str | None
     """Where the engine keeps its images, where that is on this machine."""
@@ -62,7 +64,9 @@ class Instructions:
         return json.dumps(asdict(self))
 
 
-def command_line(job: Instructions, configuration: str, source: str) -> tuple[str, ...]:
+def command_line(
+    job: Instructions, configuration: str, source: str, *, has_dockerfile: bool = False
+) -> tuple[str, ...]:
     """``python -m repo2docker …``. ``configuration`` and ``source`` are paths."""
     return (
         sys.executable, "-m", "repo2docker",
@@ -71,14 +75,24 @@ def command_line(job: Instructions, configuration: str, source: str) -> tuple[st
         "--image-name", job.image,
         "--user-id", str(USER_ID), "--user-name", USER_NAME,
         *(("--push",) if job.push else ()),
-        *(("--cache-from", job.cache_from) if job.cache_from else ()),
+        *(part for image in job.cache_from for part in ("--cache-from", image)),
         "--label", f"repo2docker.repo={job.repository}",
         "--label", f"repo2docker.ref={job.version}",
         # What a build caches (RUN --mount=type=cache) is its own: a stranger's could plant packages for everybody else.
-        "--build-arg", f"BUILDKIT_CACHE_MOUNT_NS={job.group}",
+        "--build-arg", f"BUILDKIT_CACHE_MOUNT_NS={job.build}",
+        *(("--build-arg", f"BUILDKIT_SANDBOX_HOSTNAME={_hostname(job.repository)}") if has_dockerfile else ()),
         *(part for name, value in job.build_arguments.items() for part in ("--build-arg", f"{name}={value}")),
         source,
     )  # fmt: skip
+
+
+def _hostname(repository: str) -> str:
+    """For the steps of a repository's own Dockerfile, so that no step of another repository's is taken for the same one.
+
+    BuildKit does not count what a step finds in a cache mount among what makes it the same step; the host's name it does.
+    Who wrote another repository could otherwise have a step with planted packages ready for this one.
+    """
+    return f"build-{hashlib.sha256(repository.encode()).hexdigest()[:16]}"
 
 
 def configuration_text(job: Instructions, metadata: str, cgroup_parent: str | None) -> str:

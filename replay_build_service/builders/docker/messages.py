@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from replay_build_service.builders.detached.failures import size
+from replay_build_service.builders.detached.terminal_text import plain_text
 from replay_build_service.domain import BuildFailure, FailureReason
 
 _LONGEST = 300
@@ -118,7 +119,7 @@ def _core(lines: Sequence[str]) -> str:
 
 
 def _short(text: str) -> str:
-    words = " ".join(text.split())
+    words = " ".join(plain_text(text).split())
     return words if len(words) <= _LONGEST else words[: _LONGEST - 1].rstrip() + "…"
 
 

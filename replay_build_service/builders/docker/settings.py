@@ -41,6 +41,7 @@ class DockerBuilderSettings:
     process_limit: int | None = None
     """Processes and threads of all steps of a build together."""
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Given to repo2docker, and to builds as build arguments: proxies, a mirror. It is no place for secrets."""
+    """Given to repo2docker, and to builds as build arguments: proxies, a mirror. It is no place for secrets. What names
+    files of this machine (``SSL_CERT_FILE``) is not given to builds."""
     outgoing: OutgoingRules = field(default_factory=OutgoingRules)
     """What may be fetched from where."""

@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Awaitable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self, cast
 
@@ -23,7 +23,7 @@ from replay_build_service.builders.detached.folder import BuildFolder
 from replay_build_service.builders.detached.log import LogWriter
 from replay_build_service.builders.detached.sources import fetch_sources
 from replay_build_service.builders.detached.trees import remove_tree
-from replay_build_service.builders.docker.cgroup import BuildGroup
+from replay_build_service.builders.docker.cgroup import GroupClaim
 from replay_build_service.builders.docker.engine import Engine, EngineFault
 from replay_build_service.builders.docker.instructions import (
     METADATA_FILE,
@@ -56,8 +56,9 @@ _READ_WHOLE = frozenset(
 
 
 _FRONTEND = re.compile(r"^\s*(?:#|//)\s*syntax\s*=\s*(\S*)", re.IGNORECASE | re.MULTILINE)
-_DOCKERS_OWN = re.compile(r"(?:docker\.io/)?docker/dockerfile(?::[\w.-]+)?(?:@sha256:[0-9a-f]{64})?")
-"""Docker's own frontend, which keeps to what it is told. Any other is a program that decides about limits itself."""
+_DOCKERS_OWN = re.compile(r"(?:docker\.io/)?docker/dockerfile(?::1(?:\.(?:[4-9]|[1-9]\d)(?:\.\d+)?)?(?:-labs)?)?")
+"""Docker's own frontend, of a version that keeps to what it is told: control groups came with 1.4. Any other is a program
+that decides about limits itself, and a digest could name any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,8 @@ class ImageSteps:
     commands: BuildCommands
     environment: Mapping[str, str]
     """The runner's own, which the service has cleaned."""
+    claims: list[GroupClaim] = field(default_factory=list[GroupClaim])
+    """The control group that this build has, once it has one."""
 
     @classmethod
     def of(cls, folder: BuildFolder, log: LogWriter) -> Self:
@@ -79,10 +82,6 @@ class ImageSteps:
     @property
     def time_limit(self) -> float:
         return self.instructions.time_limit
-
-    @property
-    def _group(self) -> BuildGroup:
-        return BuildGroup(self.instructions.group)
 
     @property
     def _metadata(self) -> Path:
@@ -102,11 +101,15 @@ class ImageSteps:
         configuration = self.folder.path / "repo2docker_config.py"
         configuration.write_text(configuration_text(job, str(self._metadata), self._make_group()), encoding="utf-8")
         output = Repo2dockerOutput(self.commands.log)
-        command = command_line(job, str(configuration), str(self.folder.source))
+        has_dockerfile = await asyncio.to_thread(self._has_dockerfile)
+        command = command_line(job, str(configuration), str(self.folder.source), has_dockerfile=has_dockerfile)
         result = await self._watched(self.commands.run(command, self.folder.home, self.environment, output))
         if result.status != 0:
             raise _unbuildable(await self._why(result, output))
-        return self._digest()
+        return await self._digest()
+
+    def _has_dockerfile(self) -> bool:
+        return any((self.folder.source / folder / "Dockerfile").exists() for folder in _CONFIGURATION_FOLDERS)
 
     def _make_group(self) -> str | None:
         job = self.instructions
@@ -114,8 +117,10 @@ class ImageSteps:
             return job.cgroup_parent
         if job.memory_limit is None and job.process_limit is None:
             return None
-        self._group.create(job.memory_limit, job.process_limit)
-        return self._group.engine_name
+        claim = GroupClaim.first_free()
+        self.claims.append(claim)
+        claim.group.create(job.memory_limit, job.process_limit)
+        return claim.group.engine_name
 
     async def _watched(self, running: Awaitable[CommandResult]) -> CommandResult:
         """Runs it to its end, or to where the build has filled the disk. Raises `Unbuildable`."""
@@ -145,9 +150,9 @@ class ImageSteps:
     async def _why(self, result: CommandResult, output: Repo2dockerOutput) -> BuildFailure:
         job = self.instructions
         ending = Ending(result.last_lines, output.error, output.is_pushing, await self._engine_answers())
-        if self._group.has_hit_memory():
+        if any(claim.group.has_hit_memory() for claim in self.claims):
             ending = replace(ending, memory_limit=job.memory_limit)
-        if self._group.has_hit_processes():
+        if any(claim.group.has_hit_processes() for claim in self.claims):
             ending = replace(ending, process_limit=job.process_limit)
         return failure_of(ending)
 
@@ -159,22 +164,31 @@ class ImageSteps:
             return False
         return True
 
-    def _digest(self) -> str:
+    async def _digest(self) -> str:
         """What BuildKit says that it made: nobody else's image, whatever was pushed by that name meanwhile."""
-        name = "containerimage.digest" if self.instructions.push else "containerimage.config.digest"
         try:
             told = cast("dict[str, object]", json.loads(self._metadata.read_text(encoding="utf-8")))
-            digest = told[name]
+            manifest = str(told["containerimage.digest"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _unbuildable(ENGINE_GONE) from error
-        return str(digest)
+        if self.instructions.push:
+            return manifest
+        # An engine knows its images by their configuration, or by their manifest where containerd keeps them.
+        configuration = str(told.get("containerimage.config.digest", manifest))
+        try:
+            async with Engine(self.instructions.engine) as engine:
+                return configuration if await engine.image(configuration) is not None else manifest
+        except EngineFault as error:
+            raise _unbuildable(ENGINE_GONE) from error
 
     def clear(self, *, has_failed: bool) -> None:
         """The sources are in the image; what else is here was for the build alone."""
         deadline = time.monotonic() + _GROUP_SECONDS
-        while self._group.has_processes() and time.monotonic() < deadline:
+        while any(claim.group.has_processes() for claim in self.claims) and time.monotonic() < deadline:
             time.sleep(0.02)  # The engine ends them as soon as nobody asks for the build any more, and tells nobody.
-        self._group.remove()
+        for claim in self.claims:
+            claim.group.remove()
+            claim.release()
         for part in (self.folder.source, self.folder.home, self.folder.temporary):
             with suppress(OSError):
                 remove_tree(part)
@@ -201,17 +215,33 @@ def _check_entry(entry: os.DirEntry[str], name: str, root: Path) -> None:
         raise Unbuildable(
             FailureReason.CANNOT_BUILD, f"{name} is {much:,} bytes long; at most 1 MB is read of such a file."
         )
+    if entry.name == "Dockerfile.rego":
+        # buildx runs it by itself, on this machine and without limits.
+        raise Unbuildable(
+            FailureReason.CANNOT_BUILD,
+            f"{name} is a policy for builds, which is not run here. Leave it out of the repository.",
+        )
+    if entry.name == "Dockerfile" and entry.is_symlink():
+        # The engine has another root than we, so the link would lead it to another file than the one looked at here.
+        raise Unbuildable(
+            FailureReason.CANNOT_BUILD, f"{name} is a link, which is not followed. Put the file itself there."
+        )
     if entry.name == "Dockerfile" and entry.is_file():
         _check_frontend(Path(entry.path).read_text(encoding="utf-8-sig", errors="replace"), name)
 
 
 def _check_frontend(text: str, name: str) -> None:
-    """BuildKit runs whatever image ``# syntax=`` names, outside the limits of a build (parser directives, and their JSON form)."""
+    """BuildKit runs whatever image ``# syntax=`` names, outside the limits of a build.
+
+    As it looks for one (its ``parser/directives.go``): behind a first line with ``#!``, in comments, or in JSON.
+    """
+    if text.startswith("#!"):
+        text = text.partition("\n")[2]
     if text.lstrip().startswith("{") or any(not _DOCKERS_OWN.fullmatch(found) for found in _FRONTEND.findall(text)):
         raise Unbuildable(
             FailureReason.CANNOT_BUILD,
             f"{name} names a frontend of its own (“syntax=”), which is not run here. Leave that line out, or name "
-            "docker/dockerfile.",
+            "docker/dockerfile:1.",
         )
 
 

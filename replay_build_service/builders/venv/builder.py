@@ -12,7 +12,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -98,7 +98,7 @@ class VenvBuilder:
     def recipe(self) -> BuildRecipe:
         return self._recipe
 
-    async def start(self, job: BuildJob, cache_from: RunnableImage | None = None) -> RunningBuild:
+    async def start(self, job: BuildJob, cache_from: Sequence[RunnableImage] = ()) -> RunningBuild:
         """Starts the build, or attaches to it where it was started before; returns once its runner has claimed it.
 
         Where it cannot be started, the outcome of what is returned says why.

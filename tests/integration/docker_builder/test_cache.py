@@ -51,7 +51,9 @@ async def test_a_commit_that_changes_contents_runs_no_step_of_the_environment(
 ) -> None:
     configuration = settings.builds_dir.parent / "repo2docker_config.py"
     configuration.write_text(repo2docker_configuration(base))
-    settings = replace(settings, base_image=base, configuration_file=configuration, time_limit=500)
+    # With limits, as sites have them: the control group of a build must not make its steps others.
+    limits = {"memory_limit": 8_000_000_000, "process_limit": 5000}
+    settings = replace(settings, base_image=base, configuration_file=configuration, time_limit=500, **limits)
     name = f"c{secrets.token_hex(4)}"
     environment = {file: text.replace("BASE", base) for file, text in ENVIRONMENTS[kind].items()}
 
@@ -63,16 +65,42 @@ async def test_a_commit_that_changes_contents_runs_no_step_of_the_environment(
     assert False in cached(log)
     made = engine.docker("run", "--rm", first.location, "bash", "-c", MADE[kind])
     assert made
-    second, log = await built(builder, job_for(forge, builder, contents(2), name), first)
+    second, log = await built(builder, job_for(forge, builder, contents(2), name), [first])
     assert set(cached(log)) == {True}
-    with ContainerEngine(with_network=False) as empty:
-        own = replace(settings, engine=empty.host, docker_config=empty.config_folder)
-        elsewhere = await make_builder(own)
-        third, log = await built(elsewhere, job_for(forge, elsewhere, contents(3), name), second)
-        assert set(cached(log)) == {True}
-    for image, number in ((second, 2), (third, 3)):
+    images = [second, first]
+    for number in (3, 4):
+        # One after the other, so that what was taken over from the registry is taken over from there once more.
+        with ContainerEngine(with_network=False) as empty:
+            own = replace(settings, engine=empty.host, docker_config=empty.config_folder)
+            elsewhere = await make_builder(own)
+            image, log = await built(elsewhere, job_for(forge, elsewhere, contents(number), name), images)
+            assert set(cached(log)) == {True}
+        images.insert(0, image)
+    for image, number in ((second, 2), (images[0], 4)):
         told = engine.docker("run", "--rm", image.location, "bash", "-c", f"cat notebook; {MADE[kind]}")
         assert told == f"{number}{made}"
+
+
+PLANTED = (
+    "FROM BASE AS planting\nRUN --mount=type=cache,id=shared,target=/cache echo planted > /cache/who && touch /done\n"
+)
+TAKEN = (
+    "FROM BASE\nCOPY FROM_PLANTING done /done\n"
+    "RUN --mount=type=cache,id=shared,target=/cache cat /cache/who > /made || echo clean > /made\nUSER 1000\n"
+)
+"""The same steps in two repositories: for BuildKit alone they are one, whatever the one found in its cache."""
+
+
+async def test_what_a_repository_puts_into_a_cache_reaches_no_other(
+    forge: GitServer, engine: ContainerEngine, settings: DockerBuilderSettings, make_builder: Maker, base: str
+) -> None:
+    builder = await make_builder(replace(settings, base_image=base))
+    malicious = (PLANTED + TAKEN).replace("BASE", base).replace("FROM_PLANTING", "--from=planting")
+    first, _ = await built(builder, job_for(forge, builder, {"Dockerfile": malicious}))
+    assert engine.docker("run", "--rm", first.location, "cat", "/made") == "planted"
+    victim = TAKEN.replace("BASE", base).replace("FROM_PLANTING ", "")
+    second, _ = await built(builder, job_for(forge, builder, {"Dockerfile": victim, "done": ""}))
+    assert engine.docker("run", "--rm", second.location, "cat", "/made") == "clean"
 
 
 def cached(log: list[LogRecord]) -> list[bool]:
