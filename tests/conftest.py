@@ -46,17 +46,20 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
 
 
 class _OneEngineAtATime(LoadFileScheduling):
-    """A file's tests stay together, and so do all that start a container engine: on a small machine two of them, each
-    with builds of its own, would take longer than one after the other, and make servers late."""
+    """A file's tests stay together, and so do all that start hubs and a container engine: on a small machine two engines,
+    each with servers of its own, would make them late. Those that only build may go on beside them."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
-        return "container engine" if _needs_engine(self.config.rootpath / file) else file
+        text = _text(self.config.rootpath / file)
+        if '"engine"' not in text:
+            return file
+        return "builds with an engine" if "hub_independent" in text else "servers with an engine"
 
 
 @cache
-def _needs_engine(file: Path) -> bool:
-    return '"engine"' in file.read_text()
+def _text(file: Path) -> str:
+    return file.read_text()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -82,6 +82,12 @@ def test_without_a_file_there_is_nothing(file: Path) -> None:
     assert narrowed_config(file.parent / "nowhere" / "config.json", HOST) == "{}"
 
 
+def test_a_plugin_is_found_where_there_is_no_file_either(file: Path) -> None:
+    plugins = file.parent / "cli-plugins"
+    plugins.mkdir()
+    assert json.loads(narrowed_config(file, HOST)) == {"cliPluginsExtraDirs": [str(plugins)]}
+
+
 @pytest.mark.parametrize("text", ["", "{", '{"auths": hunter2}', b'{"auths": "\xff"}'])
 def test_a_file_that_is_no_json_is_an_error_that_names_it(file: Path, text: str | bytes) -> None:
     file.write_bytes(text if isinstance(text, bytes) else text.encode())

@@ -16,7 +16,7 @@ def narrowed_config(file: Path, host: str | None) -> str:
     try:
         told: object = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return "{}"
+        told = {}
     except ValueError as error:
         raise OSError(0, f"it is no JSON ({error})", str(file)) from error
     config = _mapping(told)

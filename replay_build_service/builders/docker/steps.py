@@ -247,8 +247,10 @@ def _check_frontend(text: str, name: str) -> None:
 
 def _lies_in(path: Path, root: Path) -> bool:
     try:
+        with suppress(FileNotFoundError):
+            path.stat()
         return path.resolve().is_relative_to(root)
-    except (OSError, RuntimeError):  # a loop of links
+    except (OSError, RuntimeError):  # a loop of links, by one or the other in each version of Python
         return False
 
 
