@@ -311,7 +311,7 @@ def measure_output(folder: Path, _rounds: int) -> str:
         site = ContainerSites(made.engine, made.registry).start(sites)
         ada = site.client(ADA)
         # BuildKit gives what is still on its way 3 s when a build has ended, so the step stays until all is here.
-        print_lines = f"RUN seq {lines}; sleep 60; echo all-told; false"
+        print_lines = f"RUN seq {lines}; sleep 150; echo all-told; false"
         repo = site.repository("talks", {"Dockerfile": f"FROM {made.host}/{NOTEBOOK_TAG}\n{print_lines}\n"})
         launch = ada.launch(repo).json()["id"]
         service = site.service_process()

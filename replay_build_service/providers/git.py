@@ -219,7 +219,7 @@ class GitProvider:
             version = _meaning(listing, ref)
         if version is None:
             raise await self._not_found(address, listing, ref)
-        return RemoteCommit(listing.refs.url, version)
+        return self._known(address, version, RemoteCommit(listing.refs.url, version))
 
     async def _not_found(self, address: _Address, listing: _Listing, ref: str) -> RefNotFound:
         key = (address, listing.at, ref)
@@ -241,8 +241,13 @@ class GitProvider:
         kept = self._listings.get(address)
         tip = None if kept is None else kept.tips.get(sha)
         if kept is not None and tip is not None:
-            return RemoteCommit(kept.refs.url, tip)
+            return self._known(address, sha, RemoteCommit(kept.refs.url, tip))
         return await self._commit_flights.get((address, sha))
+
+    def _known(self, address: _Address, sha: str, found: RemoteCommit) -> RemoteCommit:
+        """A commit that was there once is the same for ever, whatever becomes of the branches."""
+        self._commits[address, sha] = found
+        return found
 
     async def _ask_listing(self, address: _Address) -> _Listing:
         refs = await list_refs(address.url, self._rules, timeout=self._timeout, resolver=self._resolver)
@@ -254,8 +259,7 @@ class GitProvider:
     async def _ask_commit(self, key: tuple[_Address, str]) -> RemoteCommit:
         address, sha = key
         found = await find_commit(address.url, sha, self._rules, timeout=self._timeout, resolver=self._resolver)
-        self._commits[key] = found
-        return found
+        return self._known(address, sha, found)
 
 
 def _size(listing: _Listing) -> int:
