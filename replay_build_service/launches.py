@@ -112,6 +112,9 @@ class Launches:
             self._store.holder(person.name, server_name), self._hub.server(person.name, server_name)
         )
         if holder is not None and holder.state is LaunchState.RUNNING and not _is_of(server, holder):
+            # The record may be younger than what the hub said beside it.
+            server = await self._hub.server(person.name, server_name)
+        if holder is not None and holder.state is LaunchState.RUNNING and not _is_of(server, holder):
             await self._end(holder.id, {LaunchState.RUNNING}, "The session has ended.")
             holder = None
         return holder, server

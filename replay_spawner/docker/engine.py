@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import posixpath
 import tarfile
 import threading
 from collections.abc import Awaitable, Callable
@@ -160,13 +159,15 @@ class AskingDockerSpawner(DockerSpawner):
 def text_in(client: Any, container: str, path: str) -> str | None:
     """A file of a container that may not have run yet; empty where there is none, ``None`` where it is no file.
 
-    Links are followed within the container, as the engine itself follows them. Whatever else stands there (a pipe, say)
-    would hang who opens it.
+    A link's end is what the engine says that it is, since the engine follows it so at a start, too. Whatever else stands
+    there (a pipe, say) would hang who opens it. Raises as docker-py does.
     """
     for _ in range(MOST_LINKS):
         try:
-            chunks, _ = client.get_archive(container, path)
-        except NotFound:
+            chunks, status = client.get_archive(container, path)
+        except NotFound as error:
+            if "no such container" in str(error.explanation).lower():
+                raise
             return ""
         packed = b""
         for chunk in chunks:
@@ -177,7 +178,9 @@ def text_in(client: Any, container: str, path: str) -> str | None:
             with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
                 first = archive.next()
                 if first is not None and first.issym():
-                    path = posixpath.join(posixpath.dirname(path), first.linkname)
+                    path = (status or {}).get("linkTarget") or ""
+                    if not path:
+                        return None
                     continue
                 content = archive.extractfile(first) if first is not None and first.isfile() else None
                 return content.read().decode("utf8", "replace") if content is not None else None

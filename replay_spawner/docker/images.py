@@ -66,7 +66,7 @@ def image_model(inspected: Mapping[str, Any]) -> ImageModel:
 
 
 def _name(user: str) -> str:
-    return user.strip().partition(":")[0]
+    return user.partition(":")[0].strip()
 
 
 def _is_ordinary(number: str) -> bool:
@@ -77,5 +77,6 @@ def _is_ordinary(number: str) -> bool:
 def _accounts(passwd: str) -> Iterator[tuple[str, str]]:
     """Name and number, as they stand there."""
     for line in passwd.split("\n"):
-        fields = line.strip().split(":")
+        fields = line.split(":")
+        # The number as it stands there: what is blank to us need not be to the engine.
         yield fields[0].strip(), fields[2] if len(fields) > 2 else ""

@@ -1,13 +1,17 @@
 """What keeps builds with a container engine apart: frontends, policies, steps that look alike, control groups."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from replay_build_service.builders.detached.commands import BuildCommands
 from replay_build_service.builders.detached.failures import Unbuildable
+from replay_build_service.builders.detached.folder import BuildFolder
+from replay_build_service.builders.detached.log import LogWriter
 from replay_build_service.builders.docker.cgroup import BuildGroup, GroupClaim, remove_idle_groups
 from replay_build_service.builders.docker.instructions import command_line
-from replay_build_service.builders.docker.steps import check_checkout
+from replay_build_service.builders.docker.steps import ImageSteps, check_checkout
 from tests.unit.test_docker_parts import JOB
 
 
@@ -28,14 +32,15 @@ from tests.unit.test_docker_parts import JOB
         # The engine leaves out a first line like this one before it looks for JSON.
         ('#!x\n{"syntax": "evil.example.org/f"}\n', False),
         ("#!x\n# syntax=evil.example.org/f\n", False),
+        ('#! a\rb\n{"syntax": "evil.example.org/f"}\n', False),
     ],
 )
 def test_only_frontends_that_keep_to_limits_are_run(tmp_path: Path, text: str, is_run: bool) -> None:
-    (tmp_path / "Dockerfile").write_text(text)
+    (tmp_path / "Dockerfile").write_bytes(text.encode())
     if is_run:
         check_checkout(tmp_path)
     else:
-        with pytest.raises(Unbuildable, match="names a frontend of its own"):
+        with pytest.raises(Unbuildable, match="asks for a frontend"):
             check_checkout(tmp_path)
 
 
@@ -56,15 +61,37 @@ def test_a_policy_is_not_run(tmp_path: Path, folder: str) -> None:
         check_checkout(tmp_path)
 
 
-def test_steps_of_a_dockerfile_are_its_repositorys_own_and_those_of_buildpacks_everybodys() -> None:
-    def hostnames(repository: str, *, has_dockerfile: bool) -> list[str]:
-        job = JOB.__class__.from_json(JOB.to_json().replace(JOB.repository, repository))
-        words = command_line(job, "/b/config.py", "/b/src", has_dockerfile=has_dockerfile)
-        return [word for word in words if word.startswith("BUILDKIT_SANDBOX_HOSTNAME=")]
+def hostnames(folder: Path, repository: str, version: str) -> list[str]:
+    """What the steps of a checkout in that folder are told apart by."""
+    job = replace(JOB, repository=repository, version=version)
+    steps = ImageSteps(BuildFolder(folder), job, BuildCommands(LogWriter(folder / "log"), 1, None), {})
+    words = command_line(job, "/b/config.py", "/b/src", steps_of=steps._whose_steps())
+    return [word for word in words if word.startswith("BUILDKIT_SANDBOX_HOSTNAME=")]
 
-    assert hostnames("https://x/a", has_dockerfile=False) == []
-    (a,), (again,), (b,) = (hostnames(f"https://x/{name}", has_dockerfile=True) for name in "aab")
-    assert a == again != b
+
+@pytest.mark.parametrize("place", ["", "binder", ".binder"])
+@pytest.mark.parametrize(
+    ("dockerfile", "alike"),
+    [
+        (None, {"a1", "a2", "b1"}),
+        ("FROM x\nRUN make\n", {"a1", "a2"}),
+        # A host may serve a fork's commit as the repository's, and what a cache holds tells steps apart for nobody.
+        ("FROM x\nRUN --mount=type=cache,id=p,target=/c make\n", {"a1"}),
+        ("FROM x\nRUN --mount=TYPE = cache,target=/c make\n", {"a1"}),
+    ],
+    ids=["buildpack", "Dockerfile", "cache", "cache, spelled otherwise"],
+)
+def test_steps_are_taken_for_the_same_only_where_nobody_else_can_have_planted_them(
+    tmp_path: Path, place: str, dockerfile: str | None, alike: set[str]
+) -> None:
+    (tmp_path / "src" / place).mkdir(parents=True)
+    if dockerfile is not None:
+        (tmp_path / "src" / place / "Dockerfile").write_text(dockerfile)
+    told = {
+        f"{name}{number}": hostnames(tmp_path, f"https://x/{name}", number * 40) for name in "ab" for number in "12"
+    }
+    assert all(len(found) == (dockerfile is not None) for found in told.values())
+    assert {name for name in ("a1", "a2", "b1") if told[name] == told["a1"]} == alike
 
 
 @pytest.fixture

@@ -270,7 +270,7 @@ class TestTheCheckout:
             ({"environment.yml": "x" * 1_100_000}, "environment.yml is 1,100,000 bytes"),
             ({".containerignore": "x" * 1_100_000}, ".containerignore is 1,100,000 bytes"),
             *[
-                ({name: text}, f"{name} names a frontend of its own")
+                ({name: text}, f"{name} asks for a frontend")
                 for name in ("Dockerfile", "binder/Dockerfile")
                 for text in (
                     "# syntax=docker.io/evil/frontend\nFROM x\n",

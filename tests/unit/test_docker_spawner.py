@@ -93,7 +93,7 @@ def test_an_image_is_known_by_its_digest_or_not_at_all(text: str, location: Imag
     ("user", "root"),
     [
         ("", True), ("0", True), ("00", True), ("root", True), ("0:1000", True), ("root:users", True), (" ", True),
-        (":1000", True), ("+0", True), ("-0:1000", True), ("1000", False), ("+1000", False),
+        (":1000", True), ("+0", True), ("-0:1000", True), ("root :0", True), ("0 :0", True), ("1000", False), ("+1000", False),
         ("-5", True), ("2147483647", False), ("2147483648", True), ("4294967296", True), ("9" * 5000, True), ("\u0660", False), ("1000:0", False), ("jovyan", False), ("rootless", False), ("1000:root", False),
     ],
 )  # fmt: skip
@@ -142,7 +142,7 @@ def test_only_a_bare_number_may_lack_a_home(user: str, home: str | None, may: bo
     [
         ("app:x:1000:1000::/:", False), ("app:x:0:0::/:", True), ("app:x:00:0::/:", True), ("app", True), ("app:x", True),
         ("app:x:many:0", True), ("app:x::0", True), ("app:x:-1:0", True), ("  app:x:0:0", True), ("app :x:0:0", True),
-        ("app:x:\u0660:0", True), ("app:x:4294967296:0", True), ("app:x:4294968296:0", True), ("app:x\x1c:1000:0", False), ("apps:x:0:0", False), ("#app:x:0:0", False),
+        ("app:x:1000\x1c", True), ("app:x:1000 :0", True), ("app:x:\u0660:0", True), ("app:x:4294967296:0", True), ("app:x:4294968296:0", True), ("app:x\x1c:1000:0", False), ("apps:x:0:0", False), ("#app:x:0:0", False),
         ("app:x:1000:0\napp:x:0:0", True),
     ],
 )  # fmt: skip

@@ -31,6 +31,7 @@ from replay_build_service.builders.docker.credentials import narrowed_config
 from replay_build_service.builders.docker.engine import Engine, EngineFault
 from replay_build_service.builders.docker.image_check import refusal
 from replay_build_service.builders.docker.instructions import Instructions
+from replay_build_service.builders.docker.recipe import PATHS_HERE
 from replay_build_service.builders.docker.settings import DockerBuilderSettings
 from replay_build_service.domain import (
     BuildFailure,
@@ -55,18 +56,6 @@ SESSION_COMMAND = ("jupyterhub-singleuser",)
 _RUNNER = "replay_build_service.builders.docker.runner"
 _MOST_CONFIGURATIONS = 1000
 _MOST_CACHES = 4
-_PATHS_HERE = frozenset(
-    {
-        "SSL_CERT_FILE",
-        "SSL_CERT_DIR",
-        "REQUESTS_CA_BUNDLE",
-        "PIP_CERT",
-        "CURL_CA_BUNDLE",
-        "GIT_SSL_CAINFO",
-        "NODE_EXTRA_CA_CERTS",
-    }
-)
-"""Variables for what runs on this machine: in a build they would name files that are not there."""
 
 
 class ImageRegistry(Protocol):
@@ -153,7 +142,7 @@ class DockerBuilder:
             cache_from=await self._caches(cache_from),
             base_image=self._base_image,
             configuration_file=str(settings.configuration_file.resolve()) if settings.configuration_file else None,
-            build_arguments={name: value for name, value in settings.environment.items() if name not in _PATHS_HERE},
+            build_arguments={name: value for name, value in settings.environment.items() if name not in PATHS_HERE},
             network=settings.network,
             cgroup_parent=settings.cgroup_parent,
             build=job.build_id,

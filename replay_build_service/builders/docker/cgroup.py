@@ -63,6 +63,9 @@ class BuildGroup:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "pids.max").write_text(str(processes))
 
+    def exists(self) -> bool:
+        return any(True for _ in self._folders())
+
     def has_hit_memory(self) -> bool:
         """Whether its programs had all the memory that they may have."""
         folder = self._folder("memory")
@@ -117,7 +120,7 @@ class GroupClaim:
     @classmethod
     def first_free(cls, root: Path = ROOT, locks: Path = LOCKS) -> Self:
         """The first group that no build has, and in which nothing of an earlier build runs any more. Raises `OSError`."""
-        for number in range(1, MOST_GROUPS):
+        for number in range(1, MOST_GROUPS + 1):
             claim = cls.of(str(number), root, locks)
             if claim is not None:
                 return claim
@@ -152,6 +155,8 @@ def remove_idle_groups(root: Path = ROOT, locks: Path = LOCKS) -> None:
     if not locks.is_dir():
         return
     for lock in locks.iterdir():
+        if not BuildGroup(lock.name, root).exists():
+            continue  # Nobody who wants the name should find it taken for nothing.
         claim = GroupClaim.of(lock.name, root, locks)
         if claim is not None:
             claim.release()

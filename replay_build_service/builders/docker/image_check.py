@@ -9,7 +9,7 @@ from replay_build_service.domain import BuildFailure, FailureReason, ImageConfig
 
 def refusal(configuration: ImageConfiguration) -> BuildFailure | None:
     """Why sessions of this image are refused; ``None`` where they may be tried."""
-    name = configuration.user.strip().partition(":")[0]
+    name = configuration.user.partition(":")[0].strip()
     # What is a number to the engine must be one that an account can have. Names are looked up where a session starts.
     is_number = re.fullmatch(r"[+-]?[0-9]+", name) is not None
     if name in {"", "root"} or (is_number and not (len(name) < 20 and 0 < int(name) < 2**31)):

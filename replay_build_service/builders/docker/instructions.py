@@ -64,10 +64,8 @@ class Instructions:
         return json.dumps(asdict(self))
 
 
-def command_line(
-    job: Instructions, configuration: str, source: str, *, has_dockerfile: bool = False
-) -> tuple[str, ...]:
-    """``python -m repo2docker …``. ``configuration`` and ``source`` are paths."""
+def command_line(job: Instructions, configuration: str, source: str, *, steps_of: str | None = None) -> tuple[str, ...]:
+    """``python -m repo2docker …``. ``configuration`` and ``source`` are paths; ``steps_of`` says whose steps these are alone."""
     return (
         sys.executable, "-m", "repo2docker",
         "--no-run", "--json-logs",
@@ -80,19 +78,19 @@ def command_line(
         "--label", f"repo2docker.ref={job.version}",
         # What a build caches (RUN --mount=type=cache) is its own: a stranger's could plant packages for everybody else.
         "--build-arg", f"BUILDKIT_CACHE_MOUNT_NS={job.build}",
-        *(("--build-arg", f"BUILDKIT_SANDBOX_HOSTNAME={_hostname(job.repository)}") if has_dockerfile else ()),
+        *(("--build-arg", f"BUILDKIT_SANDBOX_HOSTNAME={_hostname(steps_of)}") if steps_of is not None else ()),
         *(part for name, value in job.build_arguments.items() for part in ("--build-arg", f"{name}={value}")),
         source,
     )  # fmt: skip
 
 
-def _hostname(repository: str) -> str:
+def _hostname(steps_of: str) -> str:
     """For the steps of a repository's own Dockerfile, so that no step of another repository's is taken for the same one.
 
     BuildKit does not count what a step finds in a cache mount among what makes it the same step; the host's name it does.
     Who wrote another repository could otherwise have a step with planted packages ready for this one.
     """
-    return f"build-{hashlib.sha256(repository.encode()).hexdigest()[:16]}"
+    return f"build-{hashlib.sha256(steps_of.encode()).hexdigest()[:16]}"
 
 
 def configuration_text(job: Instructions, metadata: str, cgroup_parent: str | None) -> str:

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self, cast
 
+import stamina
+
 from replay_build_service.builders.detached.commands import BuildCommands, CommandResult
 from replay_build_service.builders.detached.failures import Unbuildable, size
 from replay_build_service.builders.detached.folder import BuildFolder
@@ -54,6 +56,9 @@ _READ_WHOLE = frozenset(
     }
 )  # fmt: skip
 
+
+_CACHE_MOUNT = re.compile(rb"type\s*=\s*cache", re.IGNORECASE)
+"""What an attacker hides of his own is no use to him: the steps have to be the same, so the other's spelling decides."""
 
 _FRONTEND = re.compile(r"^\s*(?:#|//)\s*syntax\s*=\s*(\S*)", re.IGNORECASE | re.MULTILINE)
 _DOCKERS_OWN = re.compile(r"(?:docker\.io/)?docker/dockerfile(?::1(?:\.(?:[4-9]|[1-9]\d)(?:\.\d+)?)?(?:-labs)?)?")
@@ -101,15 +106,24 @@ class ImageSteps:
         configuration = self.folder.path / "repo2docker_config.py"
         configuration.write_text(configuration_text(job, str(self._metadata), self._make_group()), encoding="utf-8")
         output = Repo2dockerOutput(self.commands.log)
-        has_dockerfile = await asyncio.to_thread(self._has_dockerfile)
-        command = command_line(job, str(configuration), str(self.folder.source), has_dockerfile=has_dockerfile)
+        steps_of = await asyncio.to_thread(self._whose_steps)
+        command = command_line(job, str(configuration), str(self.folder.source), steps_of=steps_of)
         result = await self._watched(self.commands.run(command, self.folder.home, self.environment, output))
         if result.status != 0:
             raise _unbuildable(await self._why(result, output))
         return await self._digest()
 
-    def _has_dockerfile(self) -> bool:
-        return any((self.folder.source / folder / "Dockerfile").exists() for folder in _CONFIGURATION_FOLDERS)
+    def _whose_steps(self) -> str | None:
+        """Whose the steps of this build are and no other's; ``None`` for those that buildpacks write, which are everybody's.
+
+        A commit's own where it keeps caches, since a host may serve a fork's commits as the repository's.
+        """
+        job = self.instructions
+        files = [self.folder.source / folder / "Dockerfile" for folder in _CONFIGURATION_FOLDERS]
+        texts = [file.read_bytes() for file in files if file.is_file()]
+        if any(_CACHE_MOUNT.search(text) for text in texts):
+            return f"{job.repository} {job.version}"
+        return job.repository if texts else None
 
     def _make_group(self) -> str | None:
         job = self.instructions
@@ -177,9 +191,12 @@ class ImageSteps:
         configuration = str(told.get("containerimage.config.digest", manifest))
         try:
             async with Engine(self.instructions.engine) as engine:
-                return configuration if await engine.image(configuration) is not None else manifest
+                async for attempt in stamina.retry_context(on=EngineFault, attempts=3, wait_initial=1.0, timeout=None):
+                    with attempt:
+                        return configuration if await engine.image(configuration) is not None else manifest
         except EngineFault as error:
             raise _unbuildable(ENGINE_GONE) from error
+        raise AssertionError("the attempts end with an answer or an error")
 
     def clear(self, *, has_failed: bool) -> None:
         """The sources are in the image; what else is here was for the build alone."""
@@ -227,7 +244,7 @@ def _check_entry(entry: os.DirEntry[str], name: str, root: Path) -> None:
             FailureReason.CANNOT_BUILD, f"{name} is a link, which is not followed. Put the file itself there."
         )
     if entry.name == "Dockerfile" and entry.is_file():
-        _check_frontend(Path(entry.path).read_text(encoding="utf-8-sig", errors="replace"), name)
+        _check_frontend(Path(entry.path).read_bytes().decode("utf-8-sig", errors="replace"), name)
 
 
 def _check_frontend(text: str, name: str) -> None:
@@ -240,7 +257,7 @@ def _check_frontend(text: str, name: str) -> None:
     if text.lstrip().startswith("{") or any(not _DOCKERS_OWN.fullmatch(found) for found in _FRONTEND.findall(text)):
         raise Unbuildable(
             FailureReason.CANNOT_BUILD,
-            f"{name} names a frontend of its own (“syntax=”), which is not run here. Leave that line out, or name "
+            f"{name} asks for a frontend (“syntax=”) that is not run here. Leave that line out, or name "
             "docker/dockerfile:1.",
         )
 
