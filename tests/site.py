@@ -271,10 +271,11 @@ c.JupyterHub.load_roles.append({{
         return self.admin("GET", f"/users/{person.voperson_id}").json()["servers"].get("")
 
     def stop_server(self, person: Person) -> None:
-        """Stop a person's server and wait until it is gone."""
-        self.admin("DELETE", f"/users/{person.voperson_id}/server")
-        deadline = time.monotonic() + 40
-        while self.server(person) is not None:
+        """Stop a person's server and wait until it is gone. The hub can stop none that is just starting: that may start first."""
+        deadline = time.monotonic() + 90
+        while (server := self.server(person)) is not None:
+            if server["pending"] is None:
+                self.admin("DELETE", f"/users/{person.voperson_id}/server")
             assert time.monotonic() < deadline, "the server did not stop"
             time.sleep(0.1)
 

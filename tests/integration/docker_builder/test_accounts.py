@@ -2,6 +2,7 @@
 
 import base64
 import json
+import secrets
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -46,14 +47,15 @@ async def test_an_image_is_pushed_and_pulled_with_the_account_of_docker_login(
     host = registry_server.settings().host
     config = docker_config(tmp_path / "account", engine, host, PASSWORD)
     builder = await make_builder(replace(settings, docker_config=config))
-    job = job_for(forge, builder, {"Dockerfile": dockerfile("RUN echo mine > /made"), "notebook": "1"})
+    name = f"a{secrets.token_hex(4)}"
+    job = job_for(forge, builder, {"Dockerfile": dockerfile("RUN echo mine > /made"), "notebook": "1"}, name)
     image, log = await built(builder, job)
     assert await builder.exists(image)
     assert PASSWORD not in "".join(lines(log))
     engine.docker("image", "rm", "--force", image.location)
     assert await builder.exists(image), "the registry has it"
     # What is named as a cache is pulled with the same account.
-    again = job_for(forge, builder, {"Dockerfile": dockerfile("RUN echo mine > /made"), "notebook": "2"})
+    again = job_for(forge, builder, {"Dockerfile": dockerfile("RUN echo mine > /made"), "notebook": "2"}, name)
     engine.docker("builder", "prune", "--all", "--force")
     _, log = await built(builder, again, [image])
     assert any(line.endswith(" CACHED") for line in lines(log))
