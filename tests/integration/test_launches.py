@@ -87,6 +87,9 @@ def test_a_builds_events_can_be_followed_and_resumed(site: Site, ada: ApiClient,
     assert list(build_events(ada, build)) == seen, "also once it is over"
     assert list(build_events(ada, build, after=seen[-1][0])) == []
     assert ada.http.get(f"api/builds/{'0' * 16}/events").status_code == 404
+    # Nobody else's test should find a server that is just starting.
+    *_, (_, last) = ada.events(launch)
+    assert last["phase"] == "ready"
 
 
 def build_events(client: ApiClient, build: str, after: str = "") -> Generator[tuple[str, dict[str, Any]]]:
