@@ -63,9 +63,8 @@ def until_served(http: httpx.Client, path: str) -> None:
             return
         if time.monotonic() > deadline:
             raise TimeoutError(path)
-        time.sleep(
-            LOOK_SECONDS
-        )  # A server that answers is no event for anybody outside; both hubs are looked at alike.
+        # A server that answers is no event for anybody outside; both hubs are looked at alike.
+        time.sleep(LOOK_SECONDS)
 
 
 def started_at(log: Path, mark: int) -> float:

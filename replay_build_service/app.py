@@ -1,4 +1,4 @@
-"""``replay-build-service``: from configuration to objects to a running service. The one place that wires."""
+"""``replay-build-service``: from configuration to a running service. It wires, with the objects that `assembly` makes."""
 
 import asyncio
 import logging

@@ -148,7 +148,7 @@ class ReplayMixin(Spawner):
             return self._ordinary()
         if not self.applies_plans:
             self.log.error(
-                "%s cannot run launches: build it on ReplayLocalSpawner or ReplayKubeSpawner, or see ReplayMixin.applies_plans",
+                "%s cannot run launches: build it on ReplayLocalSpawner, ReplayDockerSpawner or ReplayKubeSpawner, or see ReplayMixin.applies_plans",
                 type(self).__name__,
             )
             raise self.refusal(

@@ -37,7 +37,7 @@ MIB = 1024**2
 GIB = 1024**3
 LAUNCH = "0123456789abcdef" * 2
 DIGEST = "sha256:" + "ab" * 32
-IMAGE = ImageModel(user="1000", working_dir="/srv/work", home=None, entrypoint=[], command=[])
+IMAGE = ImageModel(user="1000", working_dir="/srv/project", home=None, entrypoint=[], command=[])
 PLAN = LaunchPlan(
     launch=LAUNCH,
     vo="vo.notebooks.egi.eu",
@@ -266,7 +266,7 @@ def test_after_a_launch_everything_is_the_admins_again() -> None:
     spawner.apply(PLAN)
     assert (spawner.image, spawner.object_name) == (PLAN.location, f"replay-{LAUNCH}")
     assert (spawner.mem_limit, spawner.cpu_limit, spawner.remove) == (4 * GIB, 2.0, True)
-    assert spawner.environment == {"OF_THE_ADMIN": "yes", "FILES": "/srv/work/files"}
+    assert spawner.environment == {"OF_THE_ADMIN": "yes", "FILES": "/srv/project/files"}
     assert (spawner.volume_binds, spawner.mount_binds) == ({}, [])
     spawner.restore()
     assert {name: getattr(spawner, name) for name in before} == before
