@@ -49,10 +49,10 @@ class ServiceSettings(Application):
     cpu_limit = Float(None, allow_none=True, help="CPU cores that a session may use at most.").tag(config=True)
 
     builder = Enum(
-        ("venv", "docker"),
+        ("venv", "docker", "kubernetes"),
         "venv",
         help="How images are made: “venv” makes environments of Python packages on this machine and isolates nothing; "
-        "“docker” has a container engine build with repo2docker.",
+        "“docker” has a container engine build with repo2docker; “kubernetes” has pods do so, and a registry keep them.",
     ).tag(config=True)
 
     allowed_hosts = List(
@@ -149,4 +149,55 @@ class ServiceSettings(Application):
         "",
         help="“docker”: a control group with limits of your own for builds, such as a systemd slice. Where it is empty, "
         "the limits on memory and processes are set by the service, which then needs root on the engine's machine.",
+    ).tag(config=True)
+
+    kubeconfig = Unicode(
+        "",
+        help="“kubernetes”: file that says how the cluster is reached. Default: the service account of the pod that the service "
+        "runs in, or else KUBECONFIG.",
+    ).tag(config=True)
+    build_namespace = Unicode(
+        "", help="“kubernetes”: where build pods run. Default: the namespace that the service's own pod is in."
+    ).tag(config=True)
+    builder_image = Unicode(
+        "", help="“kubernetes”: the image that build pods run, best by digest: charts/replay/images/builder makes it."
+    ).tag(config=True)
+    builder_image_pull_policy = Enum(
+        ("IfNotPresent", "Always", "Never"), "IfNotPresent", help="“kubernetes”: when a node pulls builder_image."
+    ).tag(config=True)
+    build_engine_socket = Unicode(
+        "/var/run/docker.sock",
+        help="“kubernetes”: where a node has the socket of the container engine that builds: the chart's own, or the node's.",
+    ).tag(config=True)
+    build_engine_pods = Unicode(
+        "",
+        help="“kubernetes”: label selector of the engines' pods in build_namespace. A repository's builds go to the node of the "
+        "same one for as long as that is ready, since it has their layers. Default: the scheduler alone decides.",
+    ).tag(config=True)
+    build_node_selector = Dict(
+        value_trait=Unicode(), key_trait=Unicode(), help="“kubernetes”: labels of the nodes that build."
+    ).tag(config=True)
+    build_tolerations = List(
+        Dict(), help="“kubernetes”: taints that build pods tolerate, as in a pod's specification."
+    ).tag(config=True)
+    build_resources = Dict(
+        help="“kubernetes”: requests and limits of a build pod, as in a container's specification. repo2docker itself runs there; "
+        "a build's steps run in the engine."
+    ).tag(config=True)
+    build_dns_policy = Unicode("ClusterFirst", help="“kubernetes”: dnsPolicy of build pods.").tag(config=True)
+    build_push_secret = Unicode(
+        "",
+        help="“kubernetes”: Secret in build_namespace, of type kubernetes.io/dockerconfigjson, with the account that may push.",
+    ).tag(config=True)
+    build_pull_secrets = List(
+        Unicode(), help="“kubernetes”: imagePullSecrets of build pods, for a builder_image in a private registry."
+    ).tag(config=True)
+    build_ca_config_map = Unicode(
+        "",
+        help="“kubernetes”: ConfigMap in build_namespace whose ca.crt has the certificates of authorities that build pods trust "
+        "when they fetch a repository, beside the public ones.",
+    ).tag(config=True)
+    build_priority_class = Unicode("", help="“kubernetes”: priorityClassName of build pods.").tag(config=True)
+    build_pod_wait = Float(
+        300, min=1, help="“kubernetes”: seconds that a build pod may wait for a node, its image and its start."
     ).tag(config=True)
