@@ -33,6 +33,9 @@ class ServiceSettings(Application):
         "",
         help="File with the token that spawner and service share. Where it is empty: service_token in the state folder.",
     ).tag(config=True)
+    api_token_file = Unicode(
+        "", help="File with the service's token for the hub's API, in place of the variable JUPYTERHUB_API_TOKEN."
+    ).tag(config=True)
     public_url = Unicode(
         "",
         help="scheme://host[:port] by which people reach the hub, for links and badges. Default: as their request says.",
@@ -168,6 +171,11 @@ class ServiceSettings(Application):
     build_engine_socket = Unicode(
         "/var/run/docker.sock",
         help="“kubernetes”: where a node has the socket of the container engine that builds: the chart's own, or the node's.",
+    ).tag(config=True)
+    build_engine_data = Unicode(
+        "",
+        help="“kubernetes”: where a node has that engine's images, such as /var/lib/docker. Where it is set, build_disk_limit and "
+        "build_free_disk hold.",
     ).tag(config=True)
     build_engine_pods = Unicode(
         "",

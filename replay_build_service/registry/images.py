@@ -22,6 +22,11 @@ class Images:
         """Whether there is an image or an index of that tag or digest."""
         return await self._registry.exists(repository, reference)
 
+    async def digest(self, repository: str, reference: str) -> str | None:
+        """What a tag stands for now, an index where it is one; ``None`` where there is none."""
+        manifest = await self._registry.manifest(repository, reference)
+        return None if manifest is None else manifest.index_digest or manifest.digest
+
     async def is_whole(self, repository: str, digest: str) -> bool:
         """Whether the image is there with all its parts."""
         manifest = await self._registry.manifest(repository, digest)

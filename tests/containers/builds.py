@@ -10,11 +10,12 @@ import psutil
 
 from demo.git_server import GitServer
 from replay_build_service.builders.base import LogRecord, RunningBuild
-from replay_build_service.builders.docker.builder import DockerBuilder, ImageRegistry
+from replay_build_service.builders.docker.builder import DockerBuilder
 from replay_build_service.builders.docker.cgroup import PARENT, ROOT
 from replay_build_service.builders.docker.engine import Engine
 from replay_build_service.builders.docker.recipe import pinned_base_image, recipe_of
 from replay_build_service.builders.docker.settings import DockerBuilderSettings
+from replay_build_service.builders.registry_images import ImageRegistry
 from replay_build_service.domain import (
     BuildFailure,
     BuildId,
@@ -47,7 +48,13 @@ class Maker:
         if with_registry:
             known = self.registry.settings()
             registry = Images(await self.resources.enter_async_context(Registry(known)), known.host)
-        return DockerBuilder(settings, recipe_of(settings, base), base, engine, registry)
+        return DockerBuilder(
+            settings,
+            recipe_of("docker", base, settings.configuration_file, settings.environment),
+            base,
+            engine,
+            registry,
+        )
 
 
 def processes_of(folder: Path) -> list[str]:

@@ -91,8 +91,10 @@ async def built(kind: str, host: str, folder: Path) -> tuple[str, list[str]]:
     resolved = ResolvedRef(Repository.of_url(url), RepoSpec("gh", EXAMPLES[kind], "HEAD"), url, commit)
     settings = DockerBuilderSettings(builds_dir=folder, engine=host, time_limit=3000, outgoing=rules)
     async with Engine(host) as engine:
-        base = await pinned_base_image(configured_base_image(settings), engine)
-        builder = DockerBuilder(settings, recipe_of(settings, base), base, engine, None)
+        base = await pinned_base_image(configured_base_image(settings.configuration_file), engine)
+        builder = DockerBuilder(
+            settings, recipe_of("docker", base, settings.configuration_file, settings.environment), base, engine, None
+        )
         job = BuildJob(BuildId(f"live-{kind.replace('.', '-')}"), ImageName.of(resolved, builder.recipe), resolved, builder.recipe)  # fmt: skip
         build = await builder.start(job)
         said = [record.text async for chunk in build.follow(0) for record in chunk.records]

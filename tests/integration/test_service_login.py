@@ -122,9 +122,10 @@ def test_the_state_of_a_login_tells_nobody_anything(site: Site, browser: Browser
         state = state_in(to_the_hub)
         opened = base64.urlsafe_b64decode(state + "===")
         for text in (state.encode(), opened, to_the_hub.encode()):
-            assert b"plain" not in text
+            # Long enough not to come about by chance in what is random.
             assert b"verifier" not in text
-            assert b"v2" not in text
+            assert b"/v2/" not in text
+            assert repo.name.encode() not in text
         seen.append(state)
     assert seen[0] != seen[1]
 

@@ -17,17 +17,18 @@ from hypothesis import strategies as st
 from traitlets.config.loader import PyFileConfigLoader
 
 from replay_build_service.assembly import UnusableSettings, credentials_of, split_registry
+from replay_build_service.assembly.common import base_image_name
 from replay_build_service.builders.detached.failures import Unbuildable
 from replay_build_service.builders.detached.log import LogWriter, read_chunk
 from replay_build_service.builders.docker.engine import Engine, EngineFault
-from replay_build_service.builders.docker.image_check import refusal
 from replay_build_service.builders.docker.instructions import Instructions, command_line, configuration_text
 from replay_build_service.builders.docker.messages import Ending, failure_of
 from replay_build_service.builders.docker.output import Repo2dockerOutput
-from replay_build_service.builders.docker.recipe import configured_base_image, pinned_base_image, recipe_of
+from replay_build_service.builders.docker.recipe import pinned_base_image, recipe_of
 from replay_build_service.builders.docker.settings import DockerBuilderSettings
 from replay_build_service.builders.docker.steps import check_checkout
-from replay_build_service.domain import EventKind, FailureReason, ImageConfiguration, Phase
+from replay_build_service.builders.registry_images import refusal
+from replay_build_service.domain import BuildRecipe, EventKind, FailureReason, ImageConfiguration, Phase
 from replay_build_service.errors import SourceFault
 
 DIGEST = "sha256:" + "ab" * 32
@@ -327,6 +328,10 @@ def engine_that_says(*answers: tuple[str, int, object]) -> Engine:
     return engine
 
 
+def recipe(settings: DockerBuilderSettings, base_image: str) -> BuildRecipe:
+    return recipe_of("docker", base_image, settings.configuration_file, settings.environment)
+
+
 class TestTheRecipe:
     SETTINGS = DockerBuilderSettings(builds_dir=Path("builds"))
 
@@ -343,21 +348,21 @@ class TestTheRecipe:
     def test_what_changes_the_image_changes_the_recipe(
         self, changes: dict[str, Any], base: str, is_another: bool
     ) -> None:
-        first = recipe_of(self.SETTINGS, f"base@{DIGEST}")
-        assert (recipe_of(replace(self.SETTINGS, **changes), base) != first) is is_another
+        first = recipe(self.SETTINGS, f"base@{DIGEST}")
+        assert (recipe(replace(self.SETTINGS, **changes), base) != first) is is_another
 
     def test_the_admins_configuration_is_part_of_it(self, tmp_path: Path) -> None:
         file = tmp_path / "config.py"
         file.write_text("c.Repo2Docker.base_image = 'theirs:1'\n")
         settings = replace(self.SETTINGS, configuration_file=file)
-        before = recipe_of(settings, "x")
-        assert configured_base_image(settings) == "theirs:1"
-        assert configured_base_image(replace(settings, base_image="ours:1")) == "ours:1"
+        before = recipe(settings, "x")
+        assert base_image_name("", file) == "theirs:1"
+        assert base_image_name("ours:1", file) == "ours:1"
         file.write_text("c.Repo2Docker.base_image = 'theirs:2'\n")
-        assert recipe_of(settings, "x") != before
+        assert recipe(settings, "x") != before
 
     def test_without_any_word_it_is_repo2dockers_own_base(self) -> None:
-        assert configured_base_image(self.SETTINGS).startswith("docker.io/library/buildpack-deps")
+        assert base_image_name("", None).startswith("docker.io/library/buildpack-deps")
 
     async def test_a_pinned_base_stays_as_it_is(self) -> None:
         assert await pinned_base_image(f"host:5000/base@{DIGEST}", engine_that_says()) == f"host:5000/base@{DIGEST}"

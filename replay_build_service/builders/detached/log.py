@@ -76,15 +76,21 @@ def read_chunk(path: Path, position: int) -> LogChunk:
             data = file.read(_READ_BYTES)
     except FileNotFoundError:
         return LogChunk((), position)
+    records, length = parse_records(data)
+    if length == 0 and len(data) == _READ_BYTES:
+        length = len(data)  # Longer than any record of ours can be.
+    return LogChunk(records, position + length)
+
+
+def parse_records(data: bytes) -> tuple[list[LogRecord], int]:
+    """Up to `MAX_RECORDS` whole records from the beginning of these bytes, and how many bytes they are."""
     records: list[LogRecord] = []
     start = 0
     while len(records) < MAX_RECORDS and (end := data.find(b"\n", start)) >= 0:
         if (record := _record(data[start:end])) is not None:
             records.append(record)
         start = end + 1
-    if start == 0 and len(data) == _READ_BYTES:
-        start = len(data)  # Longer than any record of ours can be.
-    return LogChunk(records, position + start)
+    return records, start
 
 
 def _record(line: bytes) -> LogRecord | None:

@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from replay_build_service.builders.base import RunningBuild, SessionCommand
 from replay_build_service.builders.detached.build import (
@@ -29,10 +27,10 @@ from replay_build_service.builders.detached.folder import BuildFolder, write_who
 from replay_build_service.builders.docker.cgroup import remove_idle_groups
 from replay_build_service.builders.docker.credentials import narrowed_config
 from replay_build_service.builders.docker.engine import Engine, EngineFault
-from replay_build_service.builders.docker.image_check import refusal
 from replay_build_service.builders.docker.instructions import Instructions
 from replay_build_service.builders.docker.recipe import PATHS_HERE
 from replay_build_service.builders.docker.settings import DockerBuilderSettings
+from replay_build_service.builders.registry_images import ImageRegistry, KnownConfigurations, RegistryImages, refusal
 from replay_build_service.domain import (
     BuildFailure,
     BuildId,
@@ -41,7 +39,6 @@ from replay_build_service.domain import (
     FailureReason,
     ImageConfiguration,
     ImageName,
-    InlineCache,
     RunnableImage,
 )
 from replay_build_service.errors import SourceFault
@@ -54,26 +51,6 @@ ENGINE_PREFIX = "engine@"
 SESSION_COMMAND = ("jupyterhub-singleuser",)
 
 _RUNNER = "replay_build_service.builders.docker.runner"
-_MOST_CONFIGURATIONS = 1000
-_MOST_CACHES = 4
-
-
-class ImageRegistry(Protocol):
-    """What this builder asks of a registry. Each raises `SourceFault` where that cannot be known now."""
-
-    @property
-    def host(self) -> str:
-        """What the names of its images begin with."""
-        ...
-
-    async def exists(self, repository: str, reference: str) -> bool: ...
-    async def is_whole(self, repository: str, digest: str) -> bool:
-        """Whether the image is there with all its parts."""
-        ...
-
-    async def image_configuration(self, repository: str, digest: str) -> ImageConfiguration | None: ...
-    async def inline_cache(self, repository: str, digest: str) -> InlineCache | None: ...
-    async def delete(self, repository: str, digest: str) -> bool: ...
 
 
 class DockerBuilder:
@@ -92,25 +69,21 @@ class DockerBuilder:
         self._recipe = recipe
         self._base_image = base_image
         self._engine = engine
-        self._registry = registry
+        self._images = None if registry is None else RegistryImages(registry, settings.image_prefix)
+        self._registry_host = None if registry is None else registry.host
         self._data_root: str | None = None
-        self._configurations: OrderedDict[str, ImageConfiguration] = OrderedDict()
-        """By reference, which always means the same image."""
+        self._configurations = KnownConfigurations()
 
     @property
     def recipe(self) -> BuildRecipe:
         return self._recipe
 
     def full_name(self, name: ImageName) -> str:
-        """``registry/prefix/repository:tag``."""
-        return f"{self._full_repository(name)}:{name.tag}"
-
-    def _repository(self, name: ImageName) -> str:
+        """``registry/prefix/repository:tag``, or without the registry."""
+        if self._images is not None:
+            return self._images.full_name(name)
         prefix = self.settings.image_prefix.strip("/")
-        return f"{prefix}/{name.repository}" if prefix else name.repository
-
-    def _full_repository(self, name: ImageName) -> str:
-        return f"{self._registry.host}/{self._repository(name)}" if self._registry else self._repository(name)
+        return f"{prefix}/{name}" if prefix else str(name)
 
     async def start(self, job: BuildJob, cache_from: Sequence[RunnableImage] = ()) -> RunningBuild:
         """Starts the build, or attaches to it where it was started before; returns once its runner has claimed it.
@@ -138,8 +111,8 @@ class DockerBuilder:
             repository=job.resolved.repository.url,
             outgoing_rules=settings.outgoing.to_json(),
             image=self.full_name(job.image_name),
-            push=self._registry is not None,
-            cache_from=await self._caches(cache_from),
+            push=self._images is not None,
+            cache_from=[] if self._images is None else await self._images.caches(cache_from),
             base_image=self._base_image,
             configuration_file=str(settings.configuration_file.resolve()) if settings.configuration_file else None,
             build_arguments={name: value for name, value in settings.environment.items() if name not in PATHS_HERE},
@@ -156,37 +129,6 @@ class DockerBuilder:
             memory_limit=settings.memory_limit,
             process_limit=settings.process_limit,
         )
-
-    async def _caches(self, images: Sequence[RunnableImage]) -> list[str]:
-        """The newest of the images, and of the older ones those that have what it took over itself and so cannot give."""
-        if self._registry is None:
-            return []
-        known = zip(
-            images, await asyncio.gather(*(self._inline_cache(self._registry, one) for one in images)), strict=True
-        )
-        found = [(image.location, cache) for image, cache in known if cache is not None]
-        if not found:
-            return []
-        wanted = set(found[0][1].chain)
-        chosen: list[str] = []
-        for location, cache in found:
-            if not chosen or cache.reusable & wanted:
-                chosen.append(location)
-                wanted -= cache.reusable
-        return chosen[:_MOST_CACHES]
-
-    async def _inline_cache(self, registry: ImageRegistry, image: RunnableImage) -> InlineCache | None:
-        if not self._is_in_registry(image):
-            return None
-        repository, digest = self._in_registry(registry, image)
-        if repository is None:
-            return None
-        try:
-            return await registry.inline_cache(repository, digest)
-        except SourceFault as error:
-            # The build does without: it takes longer, and makes the same.
-            log.info("%s is no cache for a build: %s", image.location, error)
-            return None
 
     async def _local_data_root(self) -> str | None:
         """Where the engine keeps images, if that is on this machine: then its disk can be watched."""
@@ -205,7 +147,7 @@ class DockerBuilder:
         self._docker_config(folder).mkdir(exist_ok=True)
         write_whole(
             self._docker_config(folder) / "config.json",
-            narrowed_config(config / "config.json", self._registry.host if self._registry else None),
+            narrowed_config(config / "config.json", self._registry_host),
         )
         write_whole(folder.instructions, instructions.to_json())
 
@@ -231,30 +173,23 @@ class DockerBuilder:
 
     async def outcome(self, job: BuildJob, digest: str) -> RunnableImage | BuildFailure:
         """What a build that ended well has made. Raises `SourceFault` where registry or engine cannot say."""
-        if self._registry is None:
+        images = self._images
+        if images is None:
             image = RunnableImage(f"{ENGINE_PREFIX}{digest}", digest)
         else:
-            location = f"{self._full_repository(job.image_name)}@{digest}"
-            image = RunnableImage(location, location)
+            image = images.made(job.image_name, digest)
         configuration = await self._find_configuration(image)
         if configuration is None:
-            where = "the container engine" if self._registry is None else "the registry"
+            where = "the container engine" if images is None else "the registry"
             return BuildFailure(
-                FailureReason.REGISTRY if self._registry else FailureReason.ENGINE,
+                FailureReason.ENGINE if images is None else FailureReason.REGISTRY,
                 f"The image was built, but {where} of this site has it not. Open the link again; if that does not help, "
                 "tell those who run the site.",
             )
         failure = refusal(configuration)
-        if failure is not None and self._registry is not None:
-            await self._forget_pushed(self._registry, job, digest)
+        if failure is not None and images is not None:
+            await images.forget(job, digest)
         return failure or image
-
-    async def _forget_pushed(self, registry: ImageRegistry, job: BuildJob, digest: str) -> None:
-        try:
-            await registry.delete(self._repository(job.image_name), digest)
-        except SourceFault as error:
-            # Many registries allow no deletes; what lies there is used by nobody.
-            log.info("The refused image %s stays in the registry: %s", job.image_name, error)
 
     async def exists(self, image: RunnableImage, *, thoroughly: bool = False) -> bool:
         """Whether the image can be run now: the engine has it, or the registry does."""
@@ -265,25 +200,11 @@ class DockerBuilder:
                 return True
         except EngineFault as error:
             log.warning("Asking the registry alone for %s: %s", image.location, error.detail)
-        if self._registry is None:
-            return False
-        repository, digest = self._in_registry(self._registry, image)
-        if repository is None:
-            return False  # Of a registry that was configured before.
-        if thoroughly:
-            return await self._registry.is_whole(repository, digest)
-        return await self._registry.exists(repository, digest)
+        return self._images is not None and await self._images.exists(image, thoroughly=thoroughly)
 
     @staticmethod
     def _is_in_registry(image: RunnableImage) -> bool:
         return not image.reference.startswith(ENGINE_PREFIX)
-
-    @staticmethod
-    def _in_registry(registry: ImageRegistry, image: RunnableImage) -> tuple[str | None, str]:
-        """The repository within that registry, ``None`` for another's image; and the digest."""
-        name, _, digest = image.location.partition("@")
-        host = f"{registry.host}/"
-        return (name.removeprefix(host) if name.startswith(host) else None), digest
 
     async def discard(self, job: BuildJob) -> None:
         """Removes all that the build has left on disk and in the engine. Ends what still runs of it.
@@ -328,20 +249,15 @@ class DockerBuilder:
     async def _find_configuration(self, image: RunnableImage) -> ImageConfiguration | None:
         known = self._configurations.get(image.reference)
         if known is not None:
-            self._configurations.move_to_end(image.reference)
             return known
         found = await self._ask_for_configuration(image)
         if found is not None:
-            self._configurations[image.reference] = found
-            if len(self._configurations) > _MOST_CONFIGURATIONS:
-                self._configurations.popitem(last=False)
+            self._configurations.keep(image.reference, found)
         return found
 
     async def _ask_for_configuration(self, image: RunnableImage) -> ImageConfiguration | None:
-        if self._is_in_registry(image) and self._registry is not None:
-            repository, digest = self._in_registry(self._registry, image)
-            if repository is not None:
-                return await self._registry.image_configuration(repository, digest)
+        if self._images is not None and self._is_in_registry(image) and self._images.place_of(image) is not None:
+            return await self._images.configuration(image)
         in_engine = await self._engine.image(image.location)
         return None if in_engine is None else in_engine.configuration
 

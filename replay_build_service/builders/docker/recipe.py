@@ -13,7 +13,6 @@ from typing import Any, cast
 from traitlets.config.loader import PyFileConfigLoader
 
 from replay_build_service.builders.docker.engine import Engine
-from replay_build_service.builders.docker.settings import DockerBuilderSettings
 from replay_build_service.domain import BuildRecipe
 from replay_build_service.errors import SourceFault
 
@@ -45,15 +44,13 @@ _CHANGES_NOTHING = re.compile(r"(https?|ftp|no|all)_proxy|.*_TIMEOUT", re.IGNORE
 """Variables that say how something is reached and not what it is."""
 
 
-def configured_base_image(settings: DockerBuilderSettings) -> str:
-    """The base image's name: the setting, or what the configuration file says, or repo2docker's own default.
+def configured_base_image(configuration_file: Path | None) -> str:
+    """The base image's name: what repo2docker's configuration file says, or its own default.
 
     Raises whatever the administrator's file raises.
     """
-    if settings.base_image:
-        return settings.base_image
-    if settings.configuration_file is not None:
-        file = settings.configuration_file.resolve()
+    if configuration_file is not None:
+        file = configuration_file.resolve()
         loaded = cast("dict[str, Any]", PyFileConfigLoader(file.name, path=str(file.parent)).load_config())
         if "base_image" in loaded.get("Repo2Docker", {}):
             return str(loaded["Repo2Docker"]["base_image"])
@@ -88,19 +85,26 @@ async def pinned_base_image(name: str, engine: Engine) -> str:
     return f"{_LOCAL_NAME}:{tag}"
 
 
-def recipe_of(settings: DockerBuilderSettings, base_image: str) -> BuildRecipe:
-    """``base_image``: pinned. Reads the configuration file and our buildpacks. Raises `OSError`."""
-    configuration = settings.configuration_file.read_bytes() if settings.configuration_file else b""
+def recipe_of(
+    builder: str,
+    base_image: str,
+    configuration_file: Path | None,
+    build_arguments: Mapping[str, str],
+    **more: str,
+) -> BuildRecipe:
+    """``base_image``: pinned; ``more``: what else changes the image. Reads the file and our buildpacks. Raises `OSError`."""
+    configuration = configuration_file.read_bytes() if configuration_file else b""
     parameters = {
         "format": FORMAT,
         "repo2docker": version("jupyter-repo2docker"),
         "base_image": base_image,
         "configuration": hashlib.sha256(configuration).hexdigest(),
         "buildpacks": _digest_of_sources(_BUILDPACKS),
-        "build_arguments": _digest_of_arguments(settings.environment),
+        "build_arguments": _digest_of_arguments(build_arguments),
         "platform": platform.machine(),
+        **more,
     }
-    return BuildRecipe("docker", tuple(sorted(parameters.items())))
+    return BuildRecipe(builder, tuple(sorted(parameters.items())))
 
 
 def _digest_of_sources(folder: Path) -> str:

@@ -1,0 +1,145 @@
+"""What is followed of a build's pod, in one queue: its states from one watch, its log from one follower."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from replay_build_service.builders.base import LogRecord
+from replay_build_service.builders.detached.log import parse_records
+from replay_build_service.builders.kubernetes import places
+from replay_build_service.builders.kubernetes.client import Cluster, ClusterFault, PodSeen
+from replay_build_service.builders.kubernetes.pods import LOG
+
+log = logging.getLogger(__name__)
+
+_MOST_WAITING = 32
+"""Items of the queue. Whoever reads slowly slows only the follower, and through it the connection."""
+
+_AGAIN_SECONDS = 0.5
+_MOST_FAULTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class LogEnded:
+    """The log's follower has ended although the log may go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """One of the tasks made a mistake of ours."""
+
+    error: BaseException
+
+
+class LogText:
+    """Bytes of a log in, whole records out."""
+
+    def __init__(self, offset: int) -> None:
+        self.offset = offset
+        """The byte after the last whole record."""
+        self._pending = b""
+
+    def feed(self, data: bytes) -> Iterator[list[LogRecord]]:
+        """The records that these bytes complete; what is yielded is what ``offset`` counts."""
+        self._pending += data
+        while (parsed := parse_records(self._pending))[1]:
+            records, length = parsed
+            self._pending, self.offset = self._pending[length:], self.offset + length
+            yield records
+
+    def rewind(self) -> None:
+        """What comes next begins at ``offset`` again."""
+        self._pending = b""
+
+
+class Sources:
+    """Owns the tasks that follow one pod; `close` ends them."""
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self._cluster = cluster
+        self._name = name
+        self._queue: asyncio.Queue[PodSeen | bytes | LogEnded | Broken] = asyncio.Queue(_MOST_WAITING)
+        self._watch = self._run(self._watch_pod())
+        self._log: asyncio.Task[None] | None = None
+
+    async def next(self, seconds: float | None) -> PodSeen | bytes | LogEnded | None:
+        """What comes next; ``None`` where nothing comes within this time."""
+        try:
+            async with asyncio.timeout(seconds):
+                item = await self._queue.get()
+        except TimeoutError:
+            return None
+        if isinstance(item, Broken):
+            raise item.error
+        return item
+
+    def read_log(self, offset: int) -> None:
+        """Follow the log from there on, unless it is followed already."""
+        if self._log is None or self._log.done():
+            self._log = self._run(self._follow_log(offset))
+
+    async def close(self) -> None:
+        """End the tasks."""
+        tasks = [task for task in (self._watch, self._log) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _run(self, what: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        async def guarded() -> None:
+            try:
+                await what
+            except Exception as error:  # noqa: BLE001  it is raised where the queue is read
+                await self._queue.put(Broken(error))
+
+        return asyncio.create_task(guarded(), name=f"following {self._name}")
+
+    async def _watch_pod(self) -> None:
+        async for seen in self._cluster.watch_pod(self._name):
+            await self._queue.put(seen)
+
+    async def _follow_log(self, offset: int) -> None:
+        command = ("tail", f"--bytes=+{offset + 1}", "--follow=name", "--retry", places.LOG_FILE)
+        try:
+            async for data in self._cluster.execute(self._name, LOG, command):
+                await self._queue.put(data)
+        except ClusterFault as fault:
+            log.info("The log of %s is followed anew: %s", self._name, fault.detail)
+            await asyncio.sleep(_AGAIN_SECONDS)
+        await self._queue.put(LogEnded())
+
+
+async def rest_of_log(cluster: Cluster, name: str, text: LogText) -> AsyncIterator[list[LogRecord]]:
+    """What the log has behind ``text``, after the builder has ended. Raises `ClusterFault` where that cannot be had."""
+    command = "tail", places.LOG_FILE
+    faults = 0
+    while True:
+        before = text.offset
+        text.rewind()
+        try:
+            async for data in cluster.execute(name, LOG, (*command, f"--bytes=+{before + 1}")):
+                for records in text.feed(data):
+                    yield records
+        except ClusterFault:
+            faults += 1
+            if faults == _MOST_FAULTS:
+                raise
+            await asyncio.sleep(_AGAIN_SECONDS)
+        else:
+            # The last bytes of a command's output may be lost with its connection, so the end is what is empty.
+            if text.offset == before:
+                return
+
+
+async def printed_rest(cluster: Cluster, name: str, text: LogText) -> AsyncIterator[list[LogRecord]]:
+    """The same from what the node has kept of the log container's output, which may have lost lines."""
+    skipped = text.offset
+    text.rewind()
+    async for data in cluster.printed(name, LOG):
+        new, skipped = data[skipped:], max(0, skipped - len(data))
+        for records in text.feed(new):
+            yield records
