@@ -1,0 +1,277 @@
+"""Build pods: their specification, what their states tell, and which node they go to. No cluster is needed for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import kubernetes_validate
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from replay_build_service.builders.detached.failures import CANCELLED, KILLED
+from replay_build_service.builders.docker.instructions import Instructions
+from replay_build_service.builders.kubernetes import places
+from replay_build_service.builders.kubernetes.pods import engine_address, pod_name, pod_of, selector
+from replay_build_service.builders.kubernetes.routing import node_for, ready_nodes
+from replay_build_service.builders.kubernetes.runner import last_word
+from replay_build_service.builders.kubernetes.settings import KubernetesBuilderSettings
+from replay_build_service.builders.kubernetes.states import (
+    TOOK_BACK,
+    Stage,
+    ending_of,
+    stage_of,
+    why_it_never_ran,
+    why_it_waits,
+)
+from replay_build_service.domain import (
+    BuildFailure,
+    BuildId,
+    BuildJob,
+    BuildRecipe,
+    FailureReason,
+    ImageName,
+    ResolvedRef,
+)
+from replay_build_service.links import Repository, RepoSpec
+from tests.unit.test_docker_parts import JOB as INSTRUCTIONS
+
+SETTINGS = KubernetesBuilderSettings("builds", "registry.example.org/builder@sha256:1", "https://hub.example.org")
+ALL_SETTINGS = replace(
+    SETTINGS,
+    engine_socket="/run/replay-engine/docker.sock",
+    engine_data="/var/lib/replay-engine",
+    node_selector={"builds": "yes"},
+    tolerations=[{"key": "builds", "operator": "Exists", "effect": "NoSchedule"}],
+    resources={"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}},
+    dns_policy="Default",
+    push_secret="push",
+    pull_secrets=["pull"],
+    ca_config_map="authorities",
+    priority_class="low",
+    configuration="c.Repo2Docker.base_image = 'x'\n",
+)
+RESOLVED = ResolvedRef(
+    Repository.of_url("https://example.org/a"), RepoSpec("gh", "a/b", "HEAD"), "https://example.org/a.git", "c" * 40
+)
+RECIPE = BuildRecipe("kubernetes")
+JOB = BuildJob(BuildId("0123456789abcdef"), ImageName.of(RESOLVED, RECIPE), RESOLVED, RECIPE)
+
+
+def made(settings: KubernetesBuilderSettings = SETTINGS, instructions: Instructions = INSTRUCTIONS) -> dict[str, Any]:
+    return pod_of(settings, JOB, instructions, attempt=1, node="node-7")
+
+
+class TestTheSpecification:
+    @pytest.mark.parametrize("version", [f"1.{minor}" for minor in range(28, 38)])
+    @pytest.mark.parametrize("settings", [SETTINGS, ALL_SETTINGS], ids=["least", "all"])
+    def test_kubernetes_takes_it(self, settings: KubernetesBuilderSettings, version: str) -> None:
+        kubernetes_validate.validate(made(settings), version, strict=True)
+
+    @pytest.mark.parametrize("settings", [SETTINGS, ALL_SETTINGS], ids=["least", "all"])
+    def test_nothing_in_it_has_more_rights_than_it_needs(self, settings: KubernetesBuilderSettings) -> None:
+        spec = made(settings)["spec"]
+        assert spec["automountServiceAccountToken"] is False
+        assert spec["enableServiceLinks"] is False
+        assert not {"hostNetwork", "hostPID", "hostIPC", "serviceAccountName"} & spec.keys()
+        for container in spec["containers"]:
+            context = container["securityContext"]
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+            assert "privileged" not in context
+            assert "env" not in container, "secrets least of all"
+
+    def test_the_account_that_may_push_is_a_file_of_the_builder_alone(self) -> None:
+        builder, log = made(ALL_SETTINGS)["spec"]["containers"]
+        assert places.CREDENTIALS in {mount["mountPath"] for mount in builder["volumeMounts"]}
+        assert [mount["mountPath"] for mount in log["volumeMounts"]] == [places.BUILD_VOLUME]
+        (volume,) = [one for one in made(ALL_SETTINGS)["spec"]["volumes"] if one["name"] == "credentials"]
+        assert volume["secret"]["defaultMode"] == 0o400
+        assert [item["key"] for item in volume["secret"]["items"]] == [".dockerconfigjson"]
+
+    @pytest.mark.parametrize(
+        ("socket", "path", "kind", "mount"),
+        [
+            ("/run/replay-engine/docker.sock", "/run/replay-engine", "Directory", places.ENGINE),
+            ("/var/run/docker.sock", "/var/run/docker.sock", "Socket", f"{places.ENGINE}/docker.sock"),
+            ("/run/podman.sock", "/run/podman.sock", "Socket", f"{places.ENGINE}/podman.sock"),
+        ],
+    )
+    def test_of_the_node_it_sees_the_engine_and_no_more(self, socket: str, path: str, kind: str, mount: str) -> None:
+        settings = replace(SETTINGS, engine_socket=socket)
+        spec = made(settings)["spec"]
+        assert [one["hostPath"] for one in spec["volumes"] if "hostPath" in one] == [{"path": path, "type": kind}]
+        assert mount in {one["mountPath"] for one in spec["containers"][0]["volumeMounts"]}
+        assert engine_address(settings) == f"unix://{places.ENGINE}/{socket.rpartition('/')[2]}"
+
+    def test_one_name_for_each_image_whoever_builds_it(self) -> None:
+        name = pod_name(INSTRUCTIONS.image)
+        assert made()["metadata"]["name"] == name
+        assert pod_name(f"{INSTRUCTIONS.image}x") != name
+        assert len(name) <= 63
+
+    def test_two_services_in_one_namespace_know_their_own(self) -> None:
+        other = replace(SETTINGS, site="https://other.example.org")
+        assert selector(SETTINGS) != selector(other)
+        labels = made()["metadata"]["labels"]
+        assert all(labels[key] == value for key, value in (part.split("=") for part in selector(SETTINGS).split(",")))
+
+    @given(st.text())
+    def test_what_the_runner_is_told_arrives_as_it_is(self, text: str) -> None:
+        instructions = replace(INSTRUCTIONS, url=f"https://example.org/$(HOME)/$${text}")
+        told = json.dumps(made(instructions=instructions))
+        annotations = json.loads(told)["metadata"]["annotations"]
+        assert Instructions.from_json(annotations["replay.egi.eu/instructions"]) == instructions
+
+    def test_it_ends_by_itself_when_its_time_is_over(self) -> None:
+        spec = made(replace(SETTINGS, time_limit=100, pod_wait=30))["spec"]
+        assert spec["activeDeadlineSeconds"] > 130
+        assert spec["terminationGracePeriodSeconds"] <= 5
+
+
+def pod(
+    state: Mapping[str, Any] | None = None,
+    *,
+    phase: str = "Running",
+    reason: str | None = None,
+    deleted: bool = False,
+    node: str | None = "node-7",
+    conditions: list[dict[str, str]] | None = None,
+) -> dict[str, Any]:
+    """A pod as the API has it, with the builder's container in this state."""
+    metadata = {"name": "x", "uid": "u", "creationTimestamp": "2026-11-24T12:00:00Z"}
+    status: dict[str, Any] = {"phase": phase, "conditions": conditions or []}
+    if reason:
+        status["reason"] = reason
+    if state is not None:
+        status["containerStatuses"] = [{"name": "builder", "state": state}, {"name": "log", "state": {"running": {}}}]
+    spec = {"nodeName": node} if node else {}
+    return {"metadata": metadata | ({"deletionTimestamp": "now"} if deleted else {}), "spec": spec, "status": status}
+
+
+def ended(message: str = "", code: int = 1, reason: str = "Error") -> dict[str, Any]:
+    return {"terminated": {"exitCode": code, "reason": reason, "message": message}}
+
+
+DEPENDENCIES = BuildFailure(FailureReason.DEPENDENCIES, "It needs “ßomething” that is not there.")
+
+
+class TestHowItEnded:
+    @pytest.mark.parametrize(
+        ("end", "reason", "again"),
+        [
+            (pod(ended(last_word("sha256:1"), 0)), None, False),
+            (pod(ended(last_word(DEPENDENCIES))), FailureReason.DEPENDENCIES, False),
+            (pod(ended(last_word(CANCELLED))), FailureReason.CANCELLED, False),
+            (pod(ended(last_word(KILLED)), deleted=True), FailureReason.KILLED, True),
+            (pod(ended(last_word(KILLED)), phase="Failed", reason="Evicted"), FailureReason.EVICTED, True),
+            (pod(None, phase="Failed", reason="Evicted"), FailureReason.EVICTED, True),
+            (pod(ended(code=137), phase="Failed", reason="Evicted"), FailureReason.EVICTED, True),
+            (pod(None, phase="Failed", reason="OutOfmemory"), FailureReason.EVICTED, True),
+            (pod(ended(code=137), phase="Failed", reason="DeadlineExceeded"), FailureReason.TIMEOUT, False),
+            (pod(ended(code=137, reason="OOMKilled")), FailureReason.MEMORY, False),
+            # An older containerd calls it an error.
+            (pod(ended(code=137)), FailureReason.MEMORY, False),
+            (pod(ended(code=137), deleted=True), FailureReason.KILLED, True),
+            (pod(ended(code=3)), FailureReason.INTERNAL, False),
+            (pod(ended("scribbled {", code=0)), FailureReason.INTERNAL, False),
+            (pod(ended('{"reason": "no such", "message": "x"}')), FailureReason.INTERNAL, False),
+            (None, FailureReason.KILLED, True),
+        ],
+    )
+    def test_each_end_has_its_own_reason(self, end: dict[str, Any] | None, reason: str | None, again: bool) -> None:
+        ending = ending_of(end, 1800)
+        if isinstance(ending.outcome, BuildFailure):
+            assert ending.outcome.reason == reason
+            assert ending.outcome.message.endswith((".", "here."))
+        else:
+            assert (reason, ending.outcome) == (None, "sha256:1")
+        assert ending.is_worth_another is again
+
+    def test_the_runners_own_words_come_through(self) -> None:
+        assert ending_of(pod(ended(last_word(DEPENDENCIES))), 1).outcome == DEPENDENCIES
+        assert len(last_word(BuildFailure(FailureReason.STEP, "ß" * 9000)).encode()) < 4096
+
+    def test_an_end_is_no_end_because_the_log_goes_on(self) -> None:
+        assert stage_of(pod({"running": {}})) is Stage.RUNNING
+        assert stage_of(pod(ended())) is Stage.ENDED
+        assert stage_of(pod(None, phase="Failed")) is Stage.ENDED
+        assert stage_of(pod({"waiting": {"reason": "ContainerCreating"}}, phase="Pending")) is Stage.WAITING
+        assert stage_of(pod(None, phase="Pending")) is Stage.WAITING
+
+    @pytest.mark.parametrize(
+        ("waiting", "words", "reason"),
+        [
+            (
+                pod(None, phase="Pending", node=None, conditions=[{"type": "PodScheduled", "status": "False"}]),
+                "No machine has room",
+                FailureReason.CAPACITY,
+            ),
+            (
+                pod({"waiting": {"reason": "ImagePullBackOff"}}, phase="Pending"),
+                "image of the builder cannot be had",
+                FailureReason.BUILDER,
+            ),
+            (
+                pod({"waiting": {"reason": "ContainerCreating"}}, phase="Pending"),
+                "gets ready",
+                FailureReason.BUILDER,
+            ),
+            (
+                pod({"waiting": {"reason": "CreateContainerConfigError"}}, phase="Pending"),
+                "gets ready",
+                FailureReason.BUILDER,
+            ),
+        ],
+    )
+    def test_what_waits_is_told_and_ends_in_a_sentence(self, waiting: dict[str, Any], words: str, reason: str) -> None:
+        assert words in (why_it_waits(waiting) or "")
+        failure = why_it_never_ran(waiting, 300, "FailedMount: no such secret")
+        assert failure.reason == reason
+        assert "tell the administrators" in failure.message.lower()
+        if reason == FailureReason.BUILDER:
+            assert "no such secret" in failure.message
+
+    def test_a_pod_that_was_just_made_is_nothing_to_tell(self) -> None:
+        assert why_it_waits(pod(None, phase="Pending", node=None)) is None
+        assert TOOK_BACK.reason is FailureReason.KILLED
+
+
+NODES = st.sets(st.text(min_size=1, max_size=8), min_size=1, max_size=8)
+
+
+class TestRouting:
+    @given(NODES, st.text())
+    def test_a_repository_has_one_node_whatever_order_they_are_listed_in(self, nodes: set[str], repo: str) -> None:
+        chosen = node_for(repo, nodes)
+        assert chosen in nodes
+        assert node_for(repo, sorted(nodes)) == node_for(repo, sorted(nodes, reverse=True)) == chosen
+
+    @given(NODES, st.text(), st.text(min_size=9, max_size=9))
+    def test_another_node_moves_only_what_goes_to_it(self, nodes: set[str], repo: str, new: str) -> None:
+        assert node_for(repo, {*nodes, new}) in {node_for(repo, nodes), new}
+
+    def test_many_repositories_are_spread(self) -> None:
+        nodes = {"a", "b", "c", "d"}
+        counts = dict.fromkeys(nodes, 0)
+        for number in range(400):
+            counts[node_for(f"https://example.org/{number}", nodes) or ""] += 1
+        assert min(counts.values()) > 50
+
+    def test_without_nodes_the_scheduler_decides(self) -> None:
+        assert node_for("x", ()) is None
+
+    def test_only_engines_that_are_ready_count(self) -> None:
+        ready = [{"type": "Ready", "status": "True"}]
+        engines = [
+            pod({}, node="a", conditions=ready),
+            pod({}, node="b", conditions=[{"type": "Ready", "status": "False"}]),
+            pod({}, node=None, conditions=ready),
+            pod({}, node="d", conditions=ready, deleted=True),
+        ]
+        assert ready_nodes(engines) == {"a"}
