@@ -67,9 +67,9 @@ class PodBuild:
     job: BuildJob
     name: str
     """Of its pod."""
+    pod: Mapping[str, Any] | None = None
+    """As it was last seen; ``None`` where it is still to be made."""
     attempt: int = 1
-    _pod: Mapping[str, Any] | None = None
-    """As it was last seen."""
     _ending: Ending | None = None
     _is_cancelled: bool = False
     _told: str = ""
@@ -88,7 +88,7 @@ class PodBuild:
             again = "The build's pod was ended from outside. Another one starts from the beginning."
             yield LogChunk([self._record(again)], position)
             await self._delete()
-            self._ending, self._pod = None, None
+            self._ending, self.pod = None, None
             self.attempt += 1
 
     async def outcome(self) -> RunnableImage | BuildFailure:
@@ -143,7 +143,7 @@ class PodBuild:
             if told := self._news("This site runs as much as it may at the moment. The build waits for room."):
                 yield LogChunk([told], position)
             await asyncio.sleep(LOOK_SECONDS)
-        self._pod, self.attempt = pod, states.attempt_of(pod)
+        self.pod, self.attempt = pod, states.attempt_of(pod)
         generation = _generation(pod) << _OFFSET_BITS
         text = LogText(position - generation if generation <= position < generation + 2**_OFFSET_BITS else 0)
         sources = Sources(self.maker.cluster, self.name)
@@ -156,8 +156,8 @@ class PodBuild:
 
     async def _made(self) -> Mapping[str, Any] | None:
         """The pod; ``None`` while it cannot be made, or with an ending where it never can."""
-        if self._pod is not None:
-            return self._pod
+        if self.pod is not None or self._is_cancelled:
+            return self.pod
         try:
             return await self.maker.make_pod(self.job, self.attempt)
         except ClusterRefusal as refusal:
@@ -189,7 +189,7 @@ class PodBuild:
                 case PodSeen(seen, is_gone):
                     if seen is not None:
                         is_gone = is_gone or seen["metadata"]["uid"] != pod["metadata"]["uid"]
-                        pod = self._pod = pod if seen["metadata"]["uid"] != pod["metadata"]["uid"] else seen
+                        pod = self.pod = pod if seen["metadata"]["uid"] != pod["metadata"]["uid"] else seen
                     if states.stage_of(pod) is Stage.RUNNING:
                         sources.read_log(text.offset)
                     elif (why := states.why_it_waits(pod)) and (told := self._news(why)):
@@ -220,7 +220,8 @@ class PodBuild:
                 yield records
         except ClusterFault as fault:
             log.info("The log of build %s is lost: %s", self.job.build_id, fault.detail)
-            yield [self._record("The rest of the log was lost with the build's pod.")]
+            if text.offset:
+                yield [self._record("The rest of the log was lost with the build's pod.")]
 
     async def _complaints(self, pod: Mapping[str, Any]) -> str:
         """The last thing that Kubernetes complained of, as it may stand in a sentence."""
@@ -233,8 +234,8 @@ class PodBuild:
 
     async def _delete(self) -> None:
         """The pod makes room for the next one of its name."""
-        if self._pod is not None:
-            await self.maker.cluster.delete_pod(self.name, self._pod["metadata"]["uid"], 0)
+        if self.pod is not None:
+            await self.maker.cluster.delete_pod(self.name, self.pod["metadata"]["uid"], 0)
 
     def _news(self, sentence: str) -> LogRecord | None:
         """To be told, unless it was the last thing told."""

@@ -66,7 +66,7 @@ class KubernetesBuilder:
         self._cache_from[job.build_id] = await self._images.caches(cache_from)
         build = PodBuild(self, job, pod_name(self._images.full_name(job.image_name)))
         try:
-            await self.make_pod(job, build.attempt)
+            build.pod = await self.make_pod(job, build.attempt)
         except ClusterFault as fault:
             log.info("The pod of build %s was not made at once: %s", job.build_id, fault.detail)
         return build

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from replay_build_service.builders.base import LogRecord
 from replay_build_service.builders.detached.log import parse_records
@@ -63,7 +63,7 @@ class Sources:
         self._cluster = cluster
         self._name = name
         self._queue: asyncio.Queue[PodSeen | bytes | LogEnded | Broken] = asyncio.Queue(_MOST_WAITING)
-        self._watch = self._run(self._watch_pod())
+        self._watch = self._run(self._watch_pod)
         self._log: asyncio.Task[None] | None = None
 
     async def next(self, seconds: float | None) -> PodSeen | bytes | LogEnded | None:
@@ -80,7 +80,7 @@ class Sources:
     def read_log(self, offset: int) -> None:
         """Follow the log from there on, unless it is followed already."""
         if self._log is None or self._log.done():
-            self._log = self._run(self._follow_log(offset))
+            self._log = self._run(partial(self._follow_log, offset))
 
     async def close(self) -> None:
         """End the tasks."""
@@ -89,10 +89,10 @@ class Sources:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _run(self, what: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _run(self, what: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
         async def guarded() -> None:
             try:
-                await what
+                await what()
             except Exception as error:  # noqa: BLE001  it is raised where the queue is read
                 await self._queue.put(Broken(error))
 
