@@ -23,9 +23,9 @@ endif
 
 # A file's tests stay together: they share a site. The files go out in their order, the long ones first.
 WORKERS ?= 2
-PYTEST := -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST := -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore=tests/cluster
 
-.PHONY: demo test test-hub6 test-hub55 test-quick lint bench clean screenshots
+.PHONY: demo test test-hub6 test-hub55 test-cluster test-quick lint bench clean screenshots
 
 demo: $(STAMPS)/demo $(STAMPS)/pages
 	@exec $(BIN)/python -m demo --port $(PORT)
@@ -38,6 +38,11 @@ test-hub6: $(STAMPS)/test $(STAMPS)/pages
 # All but what knows no JupyterHub at all, which has run for the other version.
 test-hub55: $(STAMPS)/hub55 $(STAMPS)/pages
 	PATH='$(CURDIR)/$(HUB55)/bin:$(PATH)' $(HUB55)/bin/python $(PYTEST) -m 'not hub_independent'
+
+# On a Kubernetes of its own, one test after the other. The first time, that is compiled, which takes minutes.
+test-cluster: $(STAMPS)/test $(STAMPS)/pages
+	$(BIN)/python -m tests.cluster --prepare
+	$(BIN)/python -m pytest tests/cluster
 
 # Without the checks and the browser, for the time in between.
 test-quick: $(STAMPS)/test $(STAMPS)/pages

@@ -12,7 +12,8 @@ Settings come from the environment, all optional but the first two:
     REPLAY_VOS                       EGI Replay's, see below; VO=ENROLMENT-URL, separated by spaces
     REPLAY_ALLOWED_HOSTS             public forges           hosts that repositories may come from, by commas
     REPLAY_EXEMPT_ORIGINS                                    origins asked although private or not HTTPS, by commas
-    REPLAY_BUILDER                   venv                    docker: builds and sessions are containers of an engine
+    REPLAY_BUILDER                   venv                    docker: builds and sessions are containers of an engine;
+                                                             kubernetes: they are pods
     REPLAY_PYTHON_DOWNLOADS          0                       1: uv may download the Python a repository asks for
     REPLAY_UV_CACHE                  in the state folder     uv's cache of downloads
     REPLAY_BUILD_ENVIRONMENT                                 names of variables handed to builds, by commas
@@ -22,18 +23,42 @@ Settings come from the environment, all optional but the first two:
     REPLAY_ORDINARY_SERVERS          1                       0: the hub starts servers from links only
     REPLAY_KEEP_SERVERS              1                       0: sessions and builds end with the hub
     REPLAY_PROXY_COMMAND             configurable-http-proxy
+    REPLAY_EXTRA_CONFIG                                      a folder: its *.py are run after this file, by their names
+
+With REPLAY_HUB=zero-to-jupyterhub the hub is that of the chart of this name, with charts/replay/values-z2jh.yaml over its
+values, and the service is in a pod of its own, as charts/replay has it. Then addresses, ports, database, proxy, services,
+roles and culler are those charts' own, and so is the login where there is no REPLAY_OIDC_CLIENT_ID. Also there are:
+
+    REPLAY_SERVICE_URL               http://127.0.0.1:10101  where the hub and its proxy reach the service
+    REPLAY_TOKEN_FILE                in the state folder     the token that hub and service share
+    REPLAY_API_TOKEN_FILE                                    the service's token for the hub's API
+
+With REPLAY_BUILDER=docker or kubernetes also:
+
+    REPLAY_DOCKER_CONFIG             ~/.docker               folder with the registry's credentials
+    REPLAY_REGISTRY                                          https://host[:port][/prefix]; without one, images stay in the engine
+    REPLAY_HUB_ADDRESS               172.17.0.1              where the hub listens for containers and pods
+    REPLAY_HUB_NAME                  REPLAY_HUB_ADDRESS      what containers and pods call it
+    REPLAY_BASE_IMAGE                repo2docker's           what images stand on
+    REPLAY_REPO2DOCKER_CONFIG                                a configuration file of repo2docker
+    REPLAY_BUILD_NETWORK             the engine's default    network of builds' steps
+    REPLAY_BUILD_CGROUP_PARENT                               a control group on the engine's machine, with limits of yours
+
+With REPLAY_BUILDER=kubernetes also, as in docs/kubernetes.md (those of builds as ReplayBuildService has them, lists and
+mappings as JSON):
+
+    KUBECONFIG                       the pod's account       how the cluster is reached
+    REPLAY_NAMESPACE                 the pod's               where sessions run
+    REPLAY_BUILD_NAMESPACE           the pod's               where builds run
+    REPLAY_BUILDER_IMAGE, REPLAY_BUILDER_IMAGE_PULL_POLICY, REPLAY_BUILD_ENGINE_SOCKET, REPLAY_BUILD_ENGINE_DATA,
+    REPLAY_BUILD_ENGINE_PODS, REPLAY_BUILD_NODE_SELECTOR, REPLAY_BUILD_TOLERATIONS, REPLAY_BUILD_RESOURCES,
+    REPLAY_BUILD_DNS_POLICY, REPLAY_BUILD_PUSH_SECRET, REPLAY_BUILD_PULL_SECRETS, REPLAY_BUILD_CA_CONFIG_MAP,
+    REPLAY_BUILD_PRIORITY_CLASS, REPLAY_BUILD_POD_WAIT
 
 With REPLAY_BUILDER=docker also:
 
     REPLAY_DOCKER_HOST               unix:///var/run/docker.sock
-    REPLAY_DOCKER_CONFIG             ~/.docker               folder with the registry's credentials
-    REPLAY_REGISTRY                                          https://host[:port][/prefix]; without one, images stay in the engine
-    REPLAY_HUB_ADDRESS               172.17.0.1              where the hub listens for containers: the engine's bridge
-    REPLAY_HUB_NAME                  REPLAY_HUB_ADDRESS      what containers call it
     REPLAY_SESSION_NETWORK           the engine's default    network of sessions, see docs/builders.md
-    REPLAY_BASE_IMAGE                repo2docker's           what images stand on
-    REPLAY_REPO2DOCKER_CONFIG                                a configuration file of repo2docker
-    REPLAY_BUILD_NETWORK             the engine's default    network of builds' steps
     REPLAY_BUILD_MEMORY_LIMIT                                of all steps of a build together; needs root, see docs/builders.md
     REPLAY_BUILD_PROCESS_LIMIT                               as above
 
@@ -41,6 +66,7 @@ SSL_CERT_FILE, where it is set, is handed to the build service, and to builds of
 certificate authorities.
 """
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -60,10 +86,17 @@ def listed(name: str) -> list[str]:
     return [part.strip() for part in setting(name).split(",") if part.strip()]
 
 
+if setting("HUB") not in {"", "zero-to-jupyterhub"}:
+    sys.exit("REPLAY_HUB is zero-to-jupyterhub, or not set at all: then all of the hub is configured here.")
+is_whole_hub = not setting("HUB")
 state = Path(setting("STATE_DIR", "replay-state")).resolve()
-state.mkdir(parents=True, exist_ok=True, mode=0o700)
+if is_whole_hub:
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
 hub_port, proxy_api_port, service_port = setting("PORTS", "8081,8001,10101").split(",")
-public_url = setting("URL", "http://127.0.0.1:8000")
+public_url = setting("URL", "http://127.0.0.1:8000" if is_whole_hub else "")
+service_url = setting("SERVICE_URL", f"http://127.0.0.1:{service_port}")
+token_file = setting("TOKEN_FILE", str(state / "service_token"))
+builder = setting("BUILDER", "venv")
 
 # The virtual organisations that EGI Replay serves. Their pages in EGI's Operations Portal say how one enrols.
 EGI_VOS = """
@@ -75,52 +108,60 @@ vos = {entry.partition("=")[0]: entry.partition("=")[2] for entry in setting("VO
 
 # ---- The hub ---------------------------------------------------------------------------------------------------------
 
-c.JupyterHub.bind_url = setting("BIND_URL", public_url)
-in_containers = setting("BUILDER", "venv") == "docker"
-hub_address = setting("HUB_ADDRESS", "172.17.0.1" if in_containers else "127.0.0.1")
-c.JupyterHub.hub_bind_url = f"http://{hub_address}:{hub_port}"
-c.JupyterHub.hub_connect_url = f"http://{setting('HUB_NAME', hub_address)}:{hub_port}"
-c.JupyterHub.db_url = f"sqlite:///{state / 'jupyterhub.sqlite'}"
-c.JupyterHub.cookie_secret_file = str(state / "jupyterhub_cookie_secret")
-c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{proxy_api_port}"
-c.ConfigurableHTTPProxy.pid_file = str(state / "jupyterhub-proxy.pid")
-c.ConfigurableHTTPProxy.command = setting("PROXY_COMMAND", "configurable-http-proxy").split()
-# A launch is followed by its events: the request that starts it need not wait.
-c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0}
-c.JupyterHub.cleanup_servers = setting("KEEP_SERVERS", "1") == "0"
-c.JupyterHub.default_url = "/services/replay/"
+if is_whole_hub:
+    c.JupyterHub.bind_url = setting("BIND_URL", public_url)
+    in_containers = builder in {"docker", "kubernetes"}
+    hub_address = setting("HUB_ADDRESS", "172.17.0.1" if in_containers else "127.0.0.1")
+    c.JupyterHub.hub_bind_url = f"http://{hub_address}:{hub_port}"
+    c.JupyterHub.hub_connect_url = f"http://{setting('HUB_NAME', hub_address)}:{hub_port}"
+    c.JupyterHub.db_url = f"sqlite:///{state / 'jupyterhub.sqlite'}"
+    c.JupyterHub.cookie_secret_file = str(state / "jupyterhub_cookie_secret")
+    c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{proxy_api_port}"
+    c.ConfigurableHTTPProxy.pid_file = str(state / "jupyterhub-proxy.pid")
+    c.ConfigurableHTTPProxy.command = setting("PROXY_COMMAND", "configurable-http-proxy").split()
+    # A launch is followed by its events: the request that starts it need not wait.
+    c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0}
+    c.JupyterHub.cleanup_servers = setting("KEEP_SERVERS", "1") == "0"
+    c.JupyterHub.default_url = "/services/replay/"
 
 # ---- Who may enter: EGI Check-in, and one of the virtual organisations -------------------------------------------------
 
-c.JupyterHub.authenticator_class = EGICheckinAuthenticator
-c.EGICheckinAuthenticator.auto_login = True
-if issuer := setting("OIDC_ISSUER"):
-    c.EGICheckinAuthenticator.issuer = issuer
 client_id, secret_file = setting("OIDC_CLIENT_ID"), setting("OIDC_CLIENT_SECRET_FILE")
-if not (client_id and secret_file):
-    sys.exit(
-        "Set REPLAY_OIDC_CLIENT_ID and REPLAY_OIDC_CLIENT_SECRET_FILE: the client that you registered at EGI Check-in."
-    )
-c.EGICheckinAuthenticator.client_id = client_id
-c.EGICheckinAuthenticator.client_secret = Path(secret_file).read_text().strip()
-c.EGICheckinAuthenticator.oauth_callback_url = f"{public_url}/hub/oauth_callback"
-c.EGICheckinAuthenticator.permitted_vos = vos
-c.EGICheckinAuthenticator.enable_auth_state = True
-try:
-    c.CryptKeeper.keys = [kept_secret(state / "auth_state_key")]
-except UnusableSecret as unusable:
-    sys.exit(str(unusable))
+if is_whole_hub or client_id:
+    if not (client_id and secret_file):
+        sys.exit(
+            "Set REPLAY_OIDC_CLIENT_ID and REPLAY_OIDC_CLIENT_SECRET_FILE: the client that you registered at EGI Check-in."
+        )
+    if not public_url:
+        sys.exit("Set REPLAY_URL, https://…, where people reach the hub: Check-in sends them back there.")
+    c.JupyterHub.authenticator_class = EGICheckinAuthenticator
+    c.EGICheckinAuthenticator.auto_login = True
+    if issuer := setting("OIDC_ISSUER"):
+        c.EGICheckinAuthenticator.issuer = issuer
+    c.EGICheckinAuthenticator.client_id = client_id
+    c.EGICheckinAuthenticator.client_secret = Path(secret_file).read_text().strip()
+    c.EGICheckinAuthenticator.oauth_callback_url = f"{public_url}/hub/oauth_callback"
+    c.EGICheckinAuthenticator.permitted_vos = vos
+    c.EGICheckinAuthenticator.enable_auth_state = True
+if is_whole_hub:
+    try:
+        c.CryptKeeper.keys = [kept_secret(state / "auth_state_key")]
+    except UnusableSecret as unusable:
+        sys.exit(str(unusable))
 
-# ---- What runs: sessions as containers, or as processes of this machine --------------------------------------------------
+# ---- What runs: sessions as pods, as containers, or as processes of this machine ----------------------------------------
 
-service_url = f"http://127.0.0.1:{service_port}/services/replay/"
-token_file = str(state / "service_token")
-c.ReplayMixin.replay_service_url = service_url
+c.ReplayMixin.replay_service_url = f"{service_url}/services/replay/"
 c.ReplayMixin.replay_token_file = token_file
 c.ReplayMixin.replay_ordinary_servers = setting("ORDINARY_SERVERS", "1") == "1"
-c.Spawner.default_url = "/lab"
+if is_whole_hub:
+    c.Spawner.default_url = "/lab"
 docker_host = setting("DOCKER_HOST", "unix:///var/run/docker.sock")
-if in_containers:
+if builder == "kubernetes":
+    c.JupyterHub.spawner_class = "replay_spawner.kube.ReplayKubeSpawner"
+    if namespace := setting("NAMESPACE"):
+        c.KubeSpawner.namespace = namespace
+elif builder == "docker":
     c.JupyterHub.spawner_class = "replay_spawner.docker.ReplayDockerSpawner"
     c.DockerSpawner.client_kwargs = {"base_url": docker_host}
     if network := setting("SESSION_NETWORK"):
@@ -133,49 +174,48 @@ else:
 
 # ---- The build service, as a service of the hub ------------------------------------------------------------------------
 
-inherited = [name for name in os.environ if name.startswith("REPLAY_")]
-passed_on = [*inherited, *listed("BUILD_ENVIRONMENT"), "SSL_CERT_FILE", "PYTHONPATH"]
-c.JupyterHub.services = [
-    {
-        "name": "replay",
-        "url": f"http://127.0.0.1:{service_port}",
-        "command": [sys.executable, "-m", "replay_build_service.app", "run", "--config", __file__],
-        "environment": {name: os.environ[name] for name in passed_on if name in os.environ},
-        "oauth_no_confirm": True,
-    },
-    {
-        "name": "idle-culler",
-        "environment": {"REPLAY_STATE_DIR": str(state)},
-        "command": [
-            sys.executable,
-            "-m",
-            "jupyterhub_idle_culler",
-            f"--timeout={setting('IDLE_SECONDS', '3600')}",
-            f"--cull-every={max(1, min(300, int(setting('IDLE_SECONDS', '3600')) // 4))}",
-        ],
-    },
-]
-c.JupyterHub.load_roles = [
-    {"name": "user", "scopes": ["self", "access:services!service=replay"]},
-    {"name": "replay", "services": ["replay"], "scopes": ["servers", "read:servers", "read:users:name"]},
-    {
-        "name": "idle-culler",
-        "services": ["idle-culler"],
-        "scopes": ["list:users", "read:users:activity", "read:servers", "delete:servers"],
-    },
-]
+if is_whole_hub:
+    inherited = [name for name in os.environ if name.startswith("REPLAY_")]
+    passed_on = [*inherited, *listed("BUILD_ENVIRONMENT"), "KUBECONFIG", "SSL_CERT_FILE", "PYTHONPATH"]
+    c.JupyterHub.services = [
+        {
+            "name": "replay",
+            "url": f"http://127.0.0.1:{service_port}",
+            "command": [sys.executable, "-m", "replay_build_service.app", "run", "--config", __file__],
+            "environment": {name: os.environ[name] for name in passed_on if name in os.environ},
+            "oauth_no_confirm": True,
+        },
+        {
+            "name": "idle-culler",
+            "environment": {"REPLAY_STATE_DIR": str(state)},
+            "command": [
+                sys.executable,
+                "-m",
+                "jupyterhub_idle_culler",
+                f"--timeout={setting('IDLE_SECONDS', '3600')}",
+                f"--cull-every={max(1, min(300, int(setting('IDLE_SECONDS', '3600')) // 4))}",
+            ],
+        },
+    ]
+    c.JupyterHub.load_roles = [
+        {"name": "user", "scopes": ["self", "access:services!service=replay"]},
+        {"name": "replay", "services": ["replay"], "scopes": ["servers", "read:servers", "read:users:name"]},
+        {
+            "name": "idle-culler",
+            "services": ["idle-culler"],
+            "scopes": ["list:users", "read:users:activity", "read:servers", "delete:servers"],
+        },
+    ]
 # Links are answered by the hub, also where the service does not answer; badges by the service.
-c.JupyterHub.extra_handlers = link_handlers(service_url, token_file)
-c.JupyterHub.template_paths = [hub_templates()]
-c.Proxy.extra_routes = {
-    "/badge_logo.svg/": f"http://127.0.0.1:{service_port}",
-    "/badge.svg/": f"http://127.0.0.1:{service_port}",
-}
+c.JupyterHub.extra_handlers.extend(link_handlers(f"{service_url}/services/replay/", token_file))
+c.JupyterHub.template_paths.insert(0, hub_templates())
+c.Proxy.extra_routes.update({f"/{badge}.svg/": service_url for badge in ("badge_logo", "badge")})
 
 # ---- The build service's own settings: it reads this same file ---------------------------------------------------------
 
 c.ReplayBuildService.state_dir = str(state)
 c.ReplayBuildService.token_file = token_file
+c.ReplayBuildService.api_token_file = setting("API_TOKEN_FILE")
 c.ReplayBuildService.public_url = public_url
 c.ReplayBuildService.vos = vos
 c.ReplayBuildService.mem_guarantee = setting("MEM_GUARANTEE", "2G")
@@ -183,7 +223,7 @@ c.ReplayBuildService.mem_limit = setting("MEM_LIMIT", "4G")
 if hosts := listed("ALLOWED_HOSTS"):
     c.ReplayBuildService.allowed_hosts = hosts
 c.ReplayBuildService.exempt_origins = listed("EXEMPT_ORIGINS")
-c.ReplayBuildService.builder = setting("BUILDER", "venv")
+c.ReplayBuildService.builder = builder
 c.ReplayBuildService.python_downloads = setting("PYTHON_DOWNLOADS", "0") == "1"
 c.ReplayBuildService.uv_cache_dir = setting("UV_CACHE")
 c.ReplayBuildService.build_environment = {
@@ -191,8 +231,21 @@ c.ReplayBuildService.build_environment = {
 }
 c.ReplayBuildService.stop_builds_on_exit = setting("KEEP_SERVERS", "1") == "0"
 c.ReplayBuildService.docker_host = docker_host
-for name in ("docker_config", "registry", "base_image", "repo2docker_config", "build_network", "build_memory_limit"):
+AS_THEY_ARE = """
+    docker_config registry base_image repo2docker_config build_network build_cgroup_parent build_memory_limit
+    build_namespace builder_image builder_image_pull_policy build_engine_socket build_engine_data
+    build_engine_pods build_dns_policy build_push_secret build_ca_config_map build_priority_class
+"""
+for name in AS_THEY_ARE.split():
     if value := setting(name.upper()):
         setattr(c.ReplayBuildService, name, value)
+for name in ("build_node_selector", "build_tolerations", "build_resources", "build_pull_secrets", "build_pod_wait"):
+    if value := setting(name.upper()):
+        setattr(c.ReplayBuildService, name, json.loads(value))
 if processes := setting("BUILD_PROCESS_LIMIT"):
     c.ReplayBuildService.build_process_limit = int(processes)
+
+# ---- Whatever a site adds ------------------------------------------------------------------------------------------------
+
+for file in sorted(Path(setting("EXTRA_CONFIG")).glob("*.py")) if setting("EXTRA_CONFIG") else ():
+    exec(compile(file.read_text(), file, "exec"))  # noqa: S102 - the administrator's own, as this file is

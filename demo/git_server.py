@@ -38,7 +38,8 @@ class GitServer:
 
     ``requests`` has a line for each request that came, ``GET /name.git/info/refs?service=git-upload-pack``.
     With ``tls`` it speaks HTTPS; with ``hands_out_any_commit`` off it is a server from before protocol version 2,
-    which hands out the commits of branches and tags alone. Raises `ValueError` for a host that is not loopback.
+    which hands out the commits of branches and tags alone. Raises `ValueError` for a host that is not loopback, unless
+    ``loopback_only`` is off: for an address that only containers and pods of this machine reach.
     """
 
     def __init__(
@@ -49,8 +50,9 @@ class GitServer:
         *,
         tls: ssl.SSLContext | None = None,
         hands_out_any_commit: bool = True,
+        loopback_only: bool = True,
     ) -> None:
-        if not ipaddress.ip_address(host).is_loopback:
+        if loopback_only and not ipaddress.ip_address(host).is_loopback:
             raise ValueError(f"{host} is not a loopback address; this server is for this machine alone.")
         self.root = root.resolve()
         self.requests: list[str] = []

@@ -29,6 +29,7 @@ from replay_build_service.assembly import (
 from replay_build_service.builders.base import Builder
 from replay_build_service.builds import Builds
 from replay_build_service.db import Store, UnusableDatabase, open_database, shown_url, upgrade
+from replay_build_service.doctor import Deployment, DoctorOptions, examine, find_access, parse_options
 from replay_build_service.events import EventFeed
 from replay_build_service.hub import HubClient
 from replay_build_service.kept_secrets import UnusableSecret, kept_secret
@@ -42,6 +43,9 @@ COMMANDS = {
     "run": "Serve until the hub ends this. The command where none is named.",
     "upgrade-db": "Bring the database to this version's schema, and end. A SQLite file is copied first. "
     "Name the same configuration as for “run”: it says which database is meant.",
+    "doctor": "Examine a running deployment, say what to do for each fault, and end with 1 where there is one. Takes the "
+    "configuration of “run”, --json for programs, and where it is not run as the service: --api-url URL and "
+    "--token-file FILE, the hub's API and a token of the service's.",
 }
 
 
@@ -89,6 +93,9 @@ class ReplayBuildService(ServiceSettings):
         """
         arguments = list(sys.argv[1:] if argv is None else argv)
         self.command = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "run"
+        self.doctor_options = DoctorOptions()
+        if self.command == "doctor":
+            self.doctor_options, arguments = parse_options(arguments)
         self.options = arguments
         self._refuse_unknown_options(arguments)
         self.parse_command_line(arguments)
@@ -127,7 +134,11 @@ class ReplayBuildService(ServiceSettings):
         if self.generate_config:
             print(self.generate_config_file())
             return
-        commands: dict[str, Callable[[], None]] = {"run": self.run, "upgrade-db": self.upgrade_db}
+        commands: dict[str, Callable[[], None]] = {
+            "run": self.run,
+            "upgrade-db": self.upgrade_db,
+            "doctor": self.doctor,
+        }
         command = commands.get(self.command)
         if command is None:
             sys.exit(f"There is no command “{self.command}”. The commands are: {', '.join(commands)}.")
@@ -158,6 +169,20 @@ class ReplayBuildService(ServiceSettings):
         Path(self.state_dir).mkdir(parents=True, exist_ok=True)
         print(f"{shown_url(self.database_url)}: {upgrade(self.database_url)}")
 
+    def doctor(self) -> None:
+        """Examine the deployment; ends the process with 1 where something is wrong."""
+        logging.getLogger().setLevel(logging.ERROR)  # What went wrong is told, once.
+        state = Path(self.state_dir).resolve()
+        deployment = Deployment(
+            settings=self,
+            database_url=self.database_url,
+            upgrade_command=self.upgrade_command,
+            token_file=self._internal_token_file(state).absolute(),
+            hub=find_access(self.doctor_options, self.config_file, self.api_token_file),
+        )
+        if not examine(deployment, as_json_text=self.doctor_options.as_json):
+            sys.exit(1)
+
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT."""
         outgoing_rules(self)  # Before anything else is begun.
@@ -168,11 +193,10 @@ class ReplayBuildService(ServiceSettings):
         asyncio.run(self._serve())
 
     async def _serve(self) -> None:
-        missing = [
-            name
-            for name in ("JUPYTERHUB_API_TOKEN", "JUPYTERHUB_API_URL", "JUPYTERHUB_SERVICE_URL")
-            if name not in os.environ
-        ]
+        api_token = self._api_token()
+        missing = [name for name in ("JUPYTERHUB_API_URL", "JUPYTERHUB_SERVICE_URL") if name not in os.environ]
+        if not api_token:
+            missing.insert(0, "JUPYTERHUB_API_TOKEN")
         if missing:
             sys.exit(f"The hub sets {', '.join(missing)} for its services; start this as one, or set them.")
         state = self._state_folder()
@@ -185,9 +209,7 @@ class ReplayBuildService(ServiceSettings):
             loop.add_signal_handler(number, stop.set)
         async with AsyncExitStack() as resources:
             store = Store(await resources.enter_async_context(open_database(self.database_url, self.upgrade_command)))
-            hub = await resources.enter_async_context(
-                HubClient(os.environ["JUPYTERHUB_API_URL"], os.environ["JUPYTERHUB_API_TOKEN"])
-            )
+            hub = await resources.enter_async_context(HubClient(os.environ["JUPYTERHUB_API_URL"], api_token))
             builder = await make_builder(self, state, resources)
             try:
                 async with asyncio.TaskGroup() as tasks:
@@ -200,6 +222,15 @@ class ReplayBuildService(ServiceSettings):
         state = Path(self.state_dir).resolve()
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
         return state
+
+    def _api_token(self) -> str:
+        """For the hub's API: from a file, where one is named, or else from the environment; may be empty."""
+        if not self.api_token_file:
+            return os.environ.get("JUPYTERHUB_API_TOKEN", "")
+        try:
+            return Path(self.api_token_file).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            sys.exit(f"The token for the hub's API cannot be read from {self.api_token_file}: {error.strerror}.")
 
     def _internal_token_file(self, state: Path) -> Path:
         return Path(self.token_file) if self.token_file else state / "service_token"
@@ -230,7 +261,7 @@ class ReplayBuildService(ServiceSettings):
 
     def _make_site(self, state: Path, store: Store, feed: EventFeed, builds: Builds, launches: Launches) -> Site:
         base_url = os.environ.get("JUPYTERHUB_SERVICE_PREFIX", "/services/replay/")
-        hub_auth = StatelessHubOAuth(parent=self, base_url=base_url)
+        hub_auth = StatelessHubOAuth(parent=self, base_url=base_url, api_token=self._api_token())
         hub_auth.set_secret(kept_secret(state / "cookie_secret"))
         return Site(
             launches=launches,

@@ -95,10 +95,10 @@ class ServiceSettings(Application):
     build_disk_limit = ByteSpecification(
         20 * GIB,
         allow_none=True,
-        help="“docker”: by how much the engine's disk may fill while a build runs. Builds at the same time count together.",
+        help="“docker”, “kubernetes”: by how much the engine's disk may fill while a build runs. Builds at the same time count together.",
     ).tag(config=True)
     build_free_disk = ByteSpecification(
-        GIB, help="“docker”: a build is ended where less than this is left on the engine's disk."
+        GIB, help="“docker”, “kubernetes”: a build is ended where less than this is left on the engine's disk."
     ).tag(config=True)
     repository_limit = ByteSpecification(2 * GIB, help="How large a checkout may be on disk.").tag(config=True)
     build_environment = Dict(
@@ -127,30 +127,30 @@ class ServiceSettings(Application):
     ).tag(config=True)
     docker_config = Unicode(
         "",
-        help="“docker”: folder with the config.json that has the registry's credentials, as “docker login” makes it. "
+        help="“docker”, “kubernetes”: folder with the config.json that has the registry's credentials, as “docker login” makes it. "
         "Default: DOCKER_CONFIG, or .docker in the home of the service's account.",
     ).tag(config=True)
     registry = Unicode(
         "",
-        help="“docker”: https://host[:port][/prefix] of the registry that keeps images; http:// for one without TLS. "
+        help="“docker”, “kubernetes”: https://host[:port][/prefix] of the registry that keeps images; http:// for one without TLS. "
         "Where it is empty, images stay in the container engine.",
     ).tag(config=True)
     base_image = Unicode(
         "",
-        help="“docker”: what images stand on, best by digest (name@sha256:…). A tag is pinned to what the engine has, or "
+        help="“docker”, “kubernetes”: what images stand on, best by digest (name@sha256:…). A tag is pinned to what the engine has, or "
         "else to what its registry says. Default: as repo2docker_config says, or repo2docker itself.",
     ).tag(config=True)
     repo2docker_config = Unicode(
-        "", help="“docker”: a configuration file of repo2docker: buildpacks, and whatever else it has."
+        "", help="“docker”, “kubernetes”: a configuration file of repo2docker: buildpacks, and whatever else it has."
     ).tag(config=True)
     build_network = Unicode(
         "",
-        help="“docker”: the network of builds' steps: “default”, the engine's own, “none” or “host”; buildx takes no other. "
+        help="“docker”, “kubernetes”: the network of builds' steps: “default”, the engine's own, “none” or “host”; buildx takes no other. "
         "With “host”, strangers' steps, root's too, share the loopback of the hub, the service and the proxy.",
     ).tag(config=True)
     build_cgroup_parent = Unicode(
         "",
-        help="“docker”: a control group with limits of your own for builds, such as a systemd slice. Where it is empty, "
+        help="“docker”, “kubernetes”: a control group with limits of your own for builds, such as a systemd slice. Where it is empty, "
         "the limits on memory and processes are set by the service, which then needs root on the engine's machine.",
     ).tag(config=True)
 

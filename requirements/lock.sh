@@ -8,3 +8,6 @@ lock demo --extra docker --group demo --constraint requirements/dev.txt
 uv pip compile --group uv --universal --generate-hashes --no-header --python-version 3.11 --quiet --constraint requirements/dev.txt --output-file requirements/uv.txt
 uv pip compile --group node --universal --generate-hashes --no-header --python-version 3.11 --quiet --output-file requirements/node.txt
 lock hub55 requirements/hub55.in --extra docker --extra kubernetes --group test
+# The images of the chart. Zero to JupyterHub has JupyterHub 5.
+lock kubernetes requirements/hub55.in --extra kubernetes --constraint requirements/hub55.txt
+uv pip compile --group build --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --quiet --constraint requirements/dev.txt --output-file requirements/build.txt

@@ -225,7 +225,7 @@ def _account(header: str | None) -> tuple[str, str] | None:
 
 
 class RegistryServer:
-    """One registry on loopback. It may be stopped and started again, at the same address and with the same images."""
+    """One registry, on loopback where no other address is named. It may be stopped and started again, at the same address and with the same images."""
 
     def __init__(
         self,
@@ -236,9 +236,13 @@ class RegistryServer:
         token_server: TokenServer | None = None,
         storage_url: str | None = None,
         key: Key | None = None,
+        host: str = "127.0.0.1",
+        port: int | None = None,
     ) -> None:
         self.folder = folder
-        self.port = free_ports(1)[0]
+        self.host = host
+        """The address at which it listens."""
+        self.port = port or free_ports(1)[0]
         self.login = login
         self.deletes = deletes
         self.token_server = token_server
@@ -251,7 +255,7 @@ class RegistryServer:
 
     @property
     def url(self) -> str:
-        return f"{'http' if self.key is None else 'https'}://127.0.0.1:{self.port}"
+        return f"{'http' if self.key is None else 'https'}://{self.host}:{self.port}"
 
     @property
     def log(self) -> str:
@@ -314,7 +318,7 @@ class RegistryServer:
         listens.set()  # The log ends with the process: nobody should wait on.
 
     def _configuration(self) -> dict[str, Any]:
-        http_part: dict[str, Any] = {"addr": f"127.0.0.1:{self.port}", "secret": "not secret"}
+        http_part: dict[str, Any] = {"addr": f"{self.host}:{self.port}", "secret": "not secret"}
         if self.key is not None:
             (self.folder / "tls.crt").write_bytes(self.key.certificate_pem)
             (self.folder / "tls.key").write_bytes(self.key.private_pem)

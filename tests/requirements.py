@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+from tests.cluster.binaries import why_no_cluster
+from tests.cluster.external import external_cluster, why_no_control
 from tests.containers.tools import why_no_engine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,6 +61,10 @@ def _no_disk() -> str | None:
     return None if Path("/dev/loop-control").exists() else "no loop devices"
 
 
+def _no_cluster() -> str | None:
+    return why_no_engine() or (None if external_cluster() else why_no_cluster())
+
+
 _CHECKS: dict[str, Callable[[], str | None]] = {
     "browser": _no_browser,
     "proxy": _no_proxy,
@@ -68,6 +74,8 @@ _CHECKS: dict[str, Callable[[], str | None]] = {
     "registry": _no_registry,
     "engine": why_no_engine,
     "disk": _no_disk,
+    "cluster": _no_cluster,
+    "cluster-control": why_no_control,
 }
 REQUIRED = frozenset(name for name in os.environ.get("REPLAY_TEST_REQUIRE", "").split(",") if name)
 """What this machine is to have: without it a test fails and is not skipped."""

@@ -12,7 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ import psutil
 
 from demo.checkin import CheckinStandIn
 from demo.git_server import GitServer
-from demo.people import ADA, Person
+from demo.people import ADA, PEOPLE, Person
 from tests.login_fixtures import Visitor, free_ports
 from tests.requirements import ROOT
 
@@ -373,7 +373,10 @@ class Sites:
         settings: Mapping[str, str] | None = None,
         extra_config: str = "",
         environment: Mapping[str, str] | None = None,
+        git_host: str = "127.0.0.1",
+        people: Sequence[Person] = PEOPLE,
     ) -> Site:
+        """``git_host``: the address of this machine at which repositories are served; ``people``: who can log in."""
         folder = self._folder / f"site-{len(self._sites)}"
         (folder / "git").mkdir(parents=True)
         ports = free_ports(4)
@@ -382,8 +385,9 @@ class Sites:
             client_id="replay-test",
             client_secret=secret,
             redirect_uris=[f"http://127.0.0.1:{ports[0]}/hub/oauth_callback"],
+            people=people,
         )
-        git = GitServer(folder / "git")
+        git = GitServer(folder / "git", git_host, loopback_only=git_host == "127.0.0.1")
         site = Site(folder, git, checkin, secret, ports, dict(settings or {}), extra_config, dict(environment or {}))
         self._sites.append(site)
         git.start()

@@ -6,7 +6,7 @@ not trusted: bodies are limited, digests are computed, redirects counted, and cr
 sends them and nowhere else.
 
 From the outside in: `client` asks, `authentication` proves who asks, `exchange` carries one request and its answer,
-`documents` reads what came, `settings` and `names` check what goes out. An edge: it knows the domain and its errors,
+`documents` reads what came, `pushes` what comes of a push, `settings` and `names` check what goes out. An edge: it knows the domain and its errors,
 no build, no database and no other edge.
 """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import platform
 import time
@@ -34,7 +33,8 @@ from replay_build_service.registry.documents import (
 from replay_build_service.registry.exchange import Answer, open_client, send, unexpected, without_faults
 from replay_build_service.registry.faults import PassingFault, RegistryFault, misunderstood, too_slow
 from replay_build_service.registry.inline_cache import parse_inline_cache
-from replay_build_service.registry.names import blob_path, is_digest, manifest_path
+from replay_build_service.registry.names import blob_path, digest_of, is_digest, manifest_path, uploads_path
+from replay_build_service.registry.pushes import check_stored, upload_path
 from replay_build_service.registry.settings import RegistrySettings
 
 logger = logging.getLogger(__name__)
@@ -61,6 +61,7 @@ class _Question:
     headers: dict[str, str] = field(default_factory=dict[str, str])
     limit: int | None = None
     follow: bool = False
+    content: bytes | None = None
 
 
 class Registry:
@@ -175,6 +176,22 @@ class Registry:
         question = _Question("DELETE", manifest_path(repository, digest), scope, limit=MANIFEST_LIMIT)
         return await self._asked(question, _is_deleted)
 
+    async def push_blob(self, repository: str, content: bytes) -> str:
+        """Upload a blob that fits in memory (end-4a, end-6); returns its digest."""
+        digest, scope = digest_of(content), _push(repository)
+        begin = _Question("POST", uploads_path(repository), scope, limit=MANIFEST_LIMIT)
+        path = await self._asked(begin, lambda answer: upload_path(answer, self._settings.base_url, digest))
+        headers = {"Content-Type": "application/octet-stream"}
+        await self._asked(_Question("PUT", path, scope, headers, MANIFEST_LIMIT, content=content), check_stored)
+        return digest
+
+    async def push_manifest(self, repository: str, tag: str, document: bytes, media_type: str) -> str:
+        """Put a manifest there, all of whose blobs are (end-7); returns its digest."""
+        path, headers = manifest_path(repository, tag), {"Content-Type": media_type}
+        question = _Question("PUT", path, _push(repository), headers, MANIFEST_LIMIT, content=document)
+        await self._asked(question, check_stored)
+        return digest_of(document)
+
     # ---- parts of questions
 
     async def _document(self, repository: str, reference: str, *, size: int | None = None) -> Manifest | Index | None:
@@ -213,7 +230,7 @@ class Registry:
             logger.warning(
                 "%s %s of the registry %s: %s (%s)",
                 question.method,
-                question.path,
+                question.path.partition("?")[0],
                 self._settings.host,
                 error,
                 error.detail,
@@ -236,7 +253,7 @@ class Registry:
         if authorization is not None:
             headers["Authorization"] = authorization
         request = self._client.build_request(
-            question.method, f"{self._settings.base_url}{question.path}", headers=headers
+            question.method, f"{self._settings.base_url}{question.path}", headers=headers, content=question.content
         )
         return await send(self._client, request, limit=question.limit, follow=question.follow)
 
@@ -265,6 +282,10 @@ def _worth_another(deadline: float) -> Callable[[Exception], bool | float]:
 
 def _pull(repository: str) -> str:
     return f"repository:{repository}:pull"
+
+
+def _push(repository: str) -> str:
+    return f"repository:{repository}:pull,push"
 
 
 # ---- what an answer means
@@ -307,7 +328,7 @@ def _document(answer: Answer, reference: str, size: int | None) -> Manifest | In
         return None
     if answer.status != 200:
         raise unexpected(answer)
-    digest = _digest_of(answer.body)
+    digest = digest_of(answer.body)
     if _named_digest(answer, reference) not in {None, digest} or (is_digest(reference) and reference != digest):
         raise misunderstood("a manifest of another digest")
     if size not in {None, len(answer.body)}:
@@ -330,7 +351,7 @@ def _content(answer: Answer, digest: str) -> bytes:
         )
     if answer.status != 200:
         raise unexpected(answer)
-    if _digest_of(answer.body) != digest:
+    if digest_of(answer.body) != digest:
         raise misunderstood("a blob of another digest")
     return answer.body
 
@@ -363,7 +384,3 @@ def _is_deleted(answer: Answer) -> bool:
     if answer.status not in {200, 202, 204}:
         raise unexpected(answer)
     return True
-
-
-def _digest_of(content: bytes) -> str:
-    return f"sha256:{hashlib.sha256(content).hexdigest()}"

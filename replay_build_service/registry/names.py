@@ -4,6 +4,7 @@ The grammar is that of the OCI distribution specification, â€œPulling manifestsâ
 URL's path but the slash between a repository's components, and no component can be ``.`` or ``..``.
 """
 
+import hashlib
 import re
 
 DIGEST = re.compile(r"sha256:[a-f0-9]{64}")
@@ -21,6 +22,11 @@ def is_digest(reference: str) -> bool:
     return DIGEST.fullmatch(reference) is not None
 
 
+def digest_of(content: bytes) -> str:
+    """The digest by which a registry knows these bytes."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
 def manifest_path(repository: str, reference: str) -> str:
     """Where a manifest lies (end-3). Raises `ValueError` for what is no repository, and neither tag nor digest."""
     if not (is_digest(reference) or _TAG.fullmatch(reference)):
@@ -33,6 +39,11 @@ def blob_path(repository: str, digest: str) -> str:
     if not is_digest(digest):
         raise ValueError(f"{digest[:150]!r} is no sha256 digest.")
     return f"/v2/{_checked(repository)}/blobs/{digest}"
+
+
+def uploads_path(repository: str) -> str:
+    """Where the upload of a blob begins (end-4a). Raises `ValueError` for what is no repository."""
+    return f"/v2/{_checked(repository)}/blobs/uploads/"
 
 
 def _checked(repository: str) -> str:

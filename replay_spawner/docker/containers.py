@@ -9,19 +9,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from replay_build_service.schemas import LaunchPlan, ResourcesModel
+from replay_build_service.schemas import ResourcesModel
 
 LOOPBACK = "127.0.0.1"
 """Where sessions are published: the hub and its proxy reach them, the network does not."""
-
-LAUNCH_LABEL = "replay.egi.eu/launch"
 
 CPU_PERIOD = 100_000
 """Microseconds, the engine's own default; and the least quota that it takes is 1000."""
 
 _LOCATION = re.compile(r"(?:(?P<repository>[A-Za-z0-9\[][A-Za-z0-9._:/\[\]-]*)@)?(?P<digest>sha256:[0-9a-f]{64})")
-
-_LAUNCH = re.compile(r"[0-9a-f]{32}")
 
 _KEPT = frozenset(
     {
@@ -73,29 +69,6 @@ class ImageLocation:
 def container_name(launch: str) -> str:
     """Valid for whatever the person is called, and nobody else's: it has nothing of the person's name."""
     return f"replay-{launch}"
-
-
-def launch_in(options: Mapping[str, Any]) -> str | None:
-    """The launch that a server's stored options say it was to be."""
-    launch = options.get("launch")
-    return launch if isinstance(launch, str) and _LAUNCH.fullmatch(launch) else None
-
-
-def labels(plan: LaunchPlan) -> dict[str, str]:
-    """What accounting and administrators find a session by; on Kubernetes the same names are annotations."""
-    return {
-        LAUNCH_LABEL: plan.launch,
-        "replay.egi.eu/repository": plan.repository,
-        "replay.egi.eu/commit": plan.version,
-        "egi.eu/primary_group": plan.vo,
-    }
-
-
-def session_environment(plan: LaunchPlan) -> dict[str, str]:
-    """The plan's variables, with the home that the image says."""
-    image = plan.container
-    home = (image.home or image.working_dir if image else "") or "/"
-    return {name: value.replace("{home}", home) for name, value in plan.environment.items()}
 
 
 def host_config(

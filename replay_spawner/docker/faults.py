@@ -1,24 +1,12 @@
 """Why a start went wrong before anything in the container could answer: one sentence for the person, and one for the log."""
 
-from dataclasses import dataclass
-
 from docker.errors import APIError, ImageNotFound
 
-from replay_spawner.docker.answers import refused_by_the_engine
+from replay_spawner.answers import safe
 from replay_spawner.docker.containers import NotForSessions
 from replay_spawner.docker.engine import ENGINE_FAULTS, EngineSilent
 from replay_spawner.docker.pull import PullFailed
-
-
-@dataclass(frozen=True, slots=True)
-class NotStarted:
-    """What is told of a start that failed."""
-
-    sentence: str
-    detail: str
-    """For the log."""
-    is_unexpected: bool = False
-    """Whether the log needs the trace, too."""
+from replay_spawner.faults import NotStarted, too_late, unexplained
 
 
 def why_not_started(error: Exception, launch: str, seconds: float, *, fetching: bool) -> NotStarted:
@@ -46,12 +34,18 @@ def why_not_started(error: Exception, launch: str, seconds: float, *, fetching: 
         case _ if isinstance(error, ENGINE_FAULTS):
             return _engine_is_away(error)
         case _:
-            return NotStarted(
-                "The session could not be started from this image. If you need help, tell the administrators the "
-                f"launch's number, {launch}.",
-                repr(error),
-                is_unexpected=True,
-            )
+            return unexplained(error, launch)
+
+
+def refused_by_the_engine(said: str) -> str:
+    """A sentence for an error that the engine answered with."""
+    if "no space left on device" in said:
+        return (
+            "The disk of the machine that runs sessions is full, so this one could not start. Tell the administrators."
+        )
+    if "docker-init" in said:
+        return "The container engine lacks a part, docker-init, that sessions need. Tell the administrators."
+    return f"The container engine refused the session: {safe(said)}. If this comes back, tell the administrators."
 
 
 def _engine_is_away(error: Exception) -> NotStarted:
@@ -59,17 +53,4 @@ def _engine_is_away(error: Exception) -> NotStarted:
         "The container engine does not answer, so the session cannot start. Try again in a few minutes.",
         repr(error),
         is_unexpected=True,
-    )
-
-
-def too_late(seconds: float, fetching: bool) -> str:
-    """A sentence for a start that the hub would give up; ``fetching`` where its image was still on its way."""
-    if fetching:
-        return (
-            f"The image is not here yet after {seconds:g} seconds. It is still being fetched: open the link again in a few "
-            "minutes."
-        )
-    return (
-        f"The session was not ready after {seconds:g} seconds. Try again in a few minutes; if this comes back, tell the "
-        "administrators."
     )

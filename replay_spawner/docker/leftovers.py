@@ -7,8 +7,9 @@ from typing import Any
 
 from docker.errors import APIError, NotFound
 
-from replay_spawner.docker.containers import LAUNCH_LABEL, container_name
+from replay_spawner.docker.containers import container_name
 from replay_spawner.docker.engine import ENGINE_FAULTS, Engine
+from replay_spawner.plans import LAUNCH_LABEL
 
 REMOVE_SECONDS = 10.0
 """For one removal while somebody waits; it goes on without them."""

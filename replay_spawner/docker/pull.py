@@ -6,7 +6,6 @@ a thread that does not keep the hub's process alive; what the engine says comes 
 
 import asyncio
 import json
-import re
 import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -17,6 +16,7 @@ from docker.auth import get_config_header, resolve_repository_name
 from docker.errors import DockerException
 
 from replay_spawner.docker.containers import ImageLocation
+from replay_spawner.fetching import sentence_for
 
 SILENCE_SECONDS = 300.0
 """Without a word from the engine, a pull has failed. Extracting a layer is reported all the time."""
@@ -26,20 +26,6 @@ MOST_AT_ONCE = 4
 
 _ON_THE_ENGINE = frozenset({"Pull complete", "Already exists"})
 
-_FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
-# “pull access denied … repository does not exist or may require login” means either: it is no word on the image.
-_NOT_ALLOWED = re.compile(
-    r"unauthorized|denied|authentication required|no basic auth|forbidden|\b40[13]\b", re.IGNORECASE
-)
-_UNREACHABLE = re.compile(r"\bdial\b|no such host|connection re|timeout|deadline|\bx509\b|\btls\b", re.IGNORECASE)
-_DAMAGED = re.compile(
-    # Of a registry (distribution's error codes in words), of the classic image store, of containerd's.
-    r"(manifest|name|blob) unknown|unknown blob|manifest .* not found"
-    r"|verification failed|invalid checksum|gzip: invalid|invalid tar header"
-    r"|unexpected commit digest|: not found$",
-    re.IGNORECASE,
-)
-
 
 class PullFailed(Exception):
     """The image did not come. ``sentence`` is for the person, the message is the engine's own."""
@@ -47,25 +33,6 @@ class PullFailed(Exception):
     def __init__(self, text: str) -> None:
         super().__init__(text[:2000])
         self.sentence = sentence_for(text)
-
-
-def sentence_for(text: str) -> str:
-    """What a person is told of the engine's words about a pull. A fault of the network is never a word on the image."""
-    if _FULL.search(text):
-        return "The disk of the machine that runs sessions is full, so the image could not be fetched. Tell the administrators."
-    if _NOT_ALLOWED.search(text):
-        return (
-            "The registry does not give this hub the image. Tell the administrators: the hub's access to it needs care."
-        )
-    if _DAMAGED.search(text) and not _UNREACHABLE.search(text):
-        return (
-            "The image of this repository is damaged or gone in the registry. Open the repository's link again: it is "
-            "then built anew where that is possible. If this comes back, tell the administrators."
-        )
-    return (
-        "The image could not be fetched from the registry. Try again in a few minutes; if this comes back, tell the "
-        "administrators."
-    )
 
 
 class Pull:

@@ -18,28 +18,23 @@ from tornado import web
 from traitlets import Dict, Float, Integer
 
 from replay_build_service.schemas import ImageModel, LaunchPlan
-from replay_spawner.docker import containers, images
-from replay_spawner.docker.answers import Answer, Started, ask
+from replay_spawner import images
+from replay_spawner.answers import Answer, Started, ask, pause_after
+from replay_spawner.docker import containers
 from replay_spawner.docker.engine import ENGINE_FAULTS, AskingDockerSpawner, EngineSilent, text_in
-from replay_spawner.docker.faults import why_not_started
+from replay_spawner.docker.faults import refused_by_the_engine, why_not_started
 from replay_spawner.docker.leftovers import Leftovers
 from replay_spawner.docker.pull import Pull
-from replay_spawner.docker.steps import Steps
+from replay_spawner.faults import own_timeout
+from replay_spawner.plans import launch_in, marks, session_environment
 from replay_spawner.spawner import ReplayMixin
-
-LOOK_SECONDS = 0.03
-LOOK_AT_LEAST_SECONDS = 0.25
-"""How often a new server is asked whether it answers, the longer it takes the less often: many may start at once. The
-hub itself would look after up to 5 s."""
+from replay_spawner.steps import Steps
 
 STATE_SECONDS = 0.5
 """How often the engine is asked meanwhile whether the container still runs."""
 
 TERMINATE_SECONDS = 10.0
 """How long a server may take to end before it is killed."""
-
-MARGIN_SECONDS = 3.0
-"""Before the hub's own ``start_timeout``, which tells nobody why."""
 
 
 class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[reportIncompatibleMethodOverride] - the mixin hands on what DockerSpawner returns
@@ -103,7 +98,7 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
             self._starting = False
 
     async def _started_or_refused(self, plan: LaunchPlan) -> tuple[str, int]:
-        seconds = max(self.start_timeout - MARGIN_SECONDS, self.start_timeout / 2)
+        seconds = own_timeout(self.start_timeout)
         try:
             async with asyncio.timeout(seconds) as limit:
                 return await self._start_session(plan, limit.when() or 0.0)
@@ -138,7 +133,8 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
             await self._ask("start", self.object_id, seconds=None)
         except APIError as error:
             self.log.error("Launch %s: %s", plan.launch, error)
-            raise self.refusal(422, started.why_it_did_not_start(str(error.explanation))) from error
+            said = str(error.explanation)
+            raise self.refusal(422, started.why_it_cannot_run(said) or refused_by_the_engine(said)) from error
         address = await self._address(started)
         self._steps.tell(80, "Waiting for the server")
         await self._until_it_answers(address, started, deadline)
@@ -159,7 +155,7 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
             image=plan.location,
             object_name=containers.container_name(plan.launch),
             cmd=list(plan.command),
-            environment={**self.environment, **containers.session_environment(plan)},
+            environment={**self.environment, **session_environment(plan)},
             mem_limit=resources.memory_limit,
             mem_guarantee=resources.memory_guarantee,
             cpu_limit=resources.cpu_limit,
@@ -249,7 +245,7 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
             "command": list(plan.command),
             "name": self.object_name,
             "environment": self.get_env(),
-            "labels": {**admins_labels, **containers.labels(plan)},
+            "labels": {**admins_labels, **marks(plan)},
             "ports": [self.port],
             "volumes": self.volume_mount_points,
             # The image's own would run outside the session's limits.
@@ -294,7 +290,7 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
                     if loop.time() >= next_state:
                         await self._refuse_the_ended(started)
                         next_state = loop.time() + STATE_SECONDS
-                    await asyncio.sleep(min(max(LOOK_SECONDS, (loop.time() - began) / 50), LOOK_AT_LEAST_SECONDS))
+                    await asyncio.sleep(pause_after(loop.time() - began))
         except TimeoutError as error:
             await self._refuse_the_ended(started)
             raise self.refusal(422, started.why_nothing_answers(round(seconds, 1), await self._said())) from error
@@ -389,7 +385,7 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
         launch = state.get("replay_launch")
         if launch is None and not state and self.orm_spawner.server is not None:
             # A server on record without a state: what it was to be is in its options.
-            launch = containers.launch_in(self.orm_spawner.user_options or {})
+            launch = launch_in(self.orm_spawner.user_options or {})
         if launch is not None:
             self._session, self._may_exist = launch, True
             self.override(object_name=containers.container_name(launch), remove=True)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from replay_build_service.builders.detached.failures import CANCELLED, KILLED
 from replay_build_service.builders.docker.instructions import Instructions
 from replay_build_service.builders.kubernetes import places
-from replay_build_service.builders.kubernetes.pods import engine_address, pod_name, pod_of, selector
+from replay_build_service.builders.kubernetes.pods import build_of, engine_address, is_ours, pod_name, pod_of, selector
 from replay_build_service.builders.kubernetes.routing import node_for, ready_nodes
 from replay_build_service.builders.kubernetes.runner import last_word
 from replay_build_service.builders.kubernetes.settings import KubernetesBuilderSettings
@@ -88,7 +88,7 @@ class TestTheSpecification:
 
     def test_the_account_that_may_push_is_a_file_of_the_builder_alone(self) -> None:
         builder, log = made(ALL_SETTINGS)["spec"]["containers"]
-        assert places.CREDENTIALS in {mount["mountPath"] for mount in builder["volumeMounts"]}
+        assert {places.CREDENTIALS, places.PRIVATE} <= {mount["mountPath"] for mount in builder["volumeMounts"]}
         assert [mount["mountPath"] for mount in log["volumeMounts"]] == [places.BUILD_VOLUME]
         (volume,) = [one for one in made(ALL_SETTINGS)["spec"]["volumes"] if one["name"] == "credentials"]
         assert volume["secret"]["defaultMode"] == 0o400
@@ -118,6 +118,8 @@ class TestTheSpecification:
     def test_two_services_in_one_namespace_know_their_own(self) -> None:
         other = replace(SETTINGS, site="https://other.example.org")
         assert selector(SETTINGS) != selector(other)
+        assert (is_ours(SETTINGS, made()), is_ours(other, made())) == (True, False)
+        assert build_of(made()) == JOB.build_id
         labels = made()["metadata"]["labels"]
         assert all(labels[key] == value for key, value in (part.split("=") for part in selector(SETTINGS).split(",")))
 

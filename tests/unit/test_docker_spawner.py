@@ -20,18 +20,19 @@ from hypothesis import strategies as st
 from traitlets.config import Config
 
 from replay_build_service.schemas import ImageModel, LaunchPlan, ResourcesModel
-from replay_spawner.docker import ReplayDockerSpawner, answers, leftovers
-from replay_spawner.docker.answers import Answer, Started, ask, last_lines, safe
+from replay_spawner import answers
+from replay_spawner.answers import Answer, Started, ask, last_lines, safe
+from replay_spawner.docker import ReplayDockerSpawner, leftovers
 from replay_spawner.docker.containers import (
-    LAUNCH_LABEL,
     ImageLocation,
     NotForSessions,
     host_config,
     refuse_the_engine,
 )
-from replay_spawner.docker.images import has_account, image_model, is_named, may_lack_a_home, names_root, runs_as_root
 from replay_spawner.docker.leftovers import Leftovers
-from replay_spawner.docker.pull import sentence_for
+from replay_spawner.fetching import sentence_for
+from replay_spawner.images import has_account, image_model, is_named, may_lack_a_home, names_root, runs_as_root
+from replay_spawner.plans import LAUNCH_LABEL
 
 MIB = 1024**2
 GIB = 1024**3

@@ -33,6 +33,7 @@ LOOK_SECONDS = 2.0
 """Between two tries at what has to be waited for: room in a quota, a pod that goes."""
 
 _CANCEL_SECONDS = 6.0
+_LATE_SECONDS = 60.0
 _OFFSET_BITS = 32
 _MUCH = 300
 
@@ -52,6 +53,11 @@ class PodMaker(Protocol):
     def pod_wait(self) -> float: ...
     @property
     def time_limit(self) -> float: ...
+    @property
+    def deadline(self) -> float:
+        """Seconds after which Kubernetes ends a pod."""
+        ...
+
     async def make_pod(self, job: BuildJob, attempt: int) -> Mapping[str, Any] | None:
         """The pod of this build, made or found; ``None`` while another's has its name. Raises `ClusterFault`."""
         ...
@@ -178,7 +184,9 @@ class PodBuild:
         """What the pod tells, and its log, until it is over; then there is an ending."""
         is_gone = False
         while not is_gone and (stage := states.stage_of(pod)) is not Stage.ENDED:
-            left = states.created_at(pod) + self.maker.pod_wait - time.time() if stage is Stage.WAITING else None
+            # A node that is gone for good ends nothing, and its pod stays as it was last seen.
+            most = self.maker.pod_wait if stage is Stage.WAITING else self.maker.deadline + _LATE_SECONDS
+            left = max(0.0, states.created_at(pod) + most - time.time())
             match await sources.next(left):
                 case bytes(data):
                     for records in text.feed(data):
@@ -190,13 +198,18 @@ class PodBuild:
                     if seen is not None:
                         is_gone = is_gone or seen["metadata"]["uid"] != pod["metadata"]["uid"]
                         pod = self.pod = pod if seen["metadata"]["uid"] != pod["metadata"]["uid"] else seen
-                    if states.stage_of(pod) is Stage.RUNNING:
+                    now = states.stage_of(pod)
+                    if now is Stage.RUNNING:
                         sources.read_log(text.offset)
-                    elif (why := states.why_it_waits(pod)) and (told := self._news(why)):
+                    elif now is Stage.WAITING and (why := states.why_it_waits(pod)) and (told := self._news(why)):
                         yield [told]
-                case None:
+                case None if stage is Stage.WAITING:
                     failure = states.why_it_never_ran(pod, self.maker.pod_wait, await self._complaints(pod))
                     self._ending = Ending(failure)
+                    return
+                case None:
+                    self._ending = Ending(states.over_its_deadline(self.maker.time_limit))
+                    await self._delete()
                     return
         await sources.close()
         async for records in self._rest(pod, text, is_gone=is_gone):

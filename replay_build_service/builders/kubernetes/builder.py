@@ -17,7 +17,15 @@ from replay_build_service.builders.docker.recipe import PATHS_HERE
 from replay_build_service.builders.kubernetes import places
 from replay_build_service.builders.kubernetes.build import PodBuild
 from replay_build_service.builders.kubernetes.client import Cluster, ClusterFault, ClusterRefusal
-from replay_build_service.builders.kubernetes.pods import BUILD_LABEL, engine_address, pod_name, pod_of, selector
+from replay_build_service.builders.kubernetes.pods import (
+    build_of,
+    deadline,
+    engine_address,
+    is_ours,
+    pod_name,
+    pod_of,
+    selector,
+)
 from replay_build_service.builders.kubernetes.routing import node_for, ready_nodes
 from replay_build_service.builders.kubernetes.settings import KubernetesBuilderSettings
 from replay_build_service.builders.registry_images import ImageRegistry, KnownConfigurations, RegistryImages, refusal
@@ -61,6 +69,10 @@ class KubernetesBuilder:
     def time_limit(self) -> float:
         return self.settings.time_limit
 
+    @property
+    def deadline(self) -> float:
+        return deadline(self.settings)
+
     async def start(self, job: BuildJob, cache_from: Sequence[RunnableImage] = ()) -> RunningBuild:
         """See `Builder.start`. Where the pod cannot be made now, following the build tries again."""
         self._cache_from[job.build_id] = await self._images.caches(cache_from)
@@ -86,7 +98,10 @@ class KubernetesBuilder:
             found = await self.cluster.pod(name)
         if found is None:
             return None
-        if (found["metadata"].get("labels") or {}).get(BUILD_LABEL) == job.build_id:
+        if not is_ours(self.settings, found):
+            log.error("%s belongs to another service: give each a registry, a prefix or a namespace of its own", name)
+            return None
+        if build_of(found) == job.build_id:
             return None if "deletionTimestamp" in found["metadata"] else found
         # Of an earlier build of this image, which is on record as ended: the name is this one's now.
         await self.cluster.delete_pod(name, found["metadata"]["uid"], 0)
@@ -169,7 +184,7 @@ class KubernetesBuilder:
         """The pod goes; all that it kept goes with it. Raises `ClusterFault`."""
         self._cache_from.pop(job.build_id, None)
         pod = await self.cluster.pod(pod_name(self._images.full_name(job.image_name)))
-        if pod is not None and (pod["metadata"].get("labels") or {}).get(BUILD_LABEL) == job.build_id:
+        if pod is not None and is_ours(self.settings, pod) and build_of(pod) == job.build_id:
             await self.cluster.delete_pod(pod["metadata"]["name"], pod["metadata"]["uid"])
 
     async def discard(self, job: BuildJob) -> None:
@@ -184,7 +199,7 @@ class KubernetesBuilder:
         except ClusterFault as fault:
             raise OSError(0, f"build pods cannot be listed ({fault.detail})") from fault
         for pod in pods:
-            build_id = BuildId(pod["metadata"]["labels"][BUILD_LABEL])
+            build_id = BuildId(build_of(pod) or "")
             if build_id in running:
                 continue
             try:

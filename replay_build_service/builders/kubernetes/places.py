@@ -18,6 +18,9 @@ CREDENTIALS = "/replay/credentials"
 AUTHORITIES = "/replay/authorities"
 AUTHORITIES_FILE = f"{AUTHORITIES}/ca.crt"
 
+PRIVATE = "/replay/private"
+"""What the builder alone may read: the account of whoever may push, narrowed to the registry."""
+
 ENGINE = "/replay/engine"
 """The folder with the engine's socket."""
 

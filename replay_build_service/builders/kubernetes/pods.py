@@ -54,6 +54,23 @@ def pod_name(image: str) -> str:
     return f"replay-build-{hashlib.sha256(image.encode()).hexdigest()[:40]}"
 
 
+def deadline(settings: KubernetesBuilderSettings) -> float:
+    """Seconds after which Kubernetes ends a pod. Its runner ends the build sooner."""
+    return round(settings.time_limit + settings.pod_wait + OVERTIME_SECONDS)
+
+
+def is_ours(settings: KubernetesBuilderSettings, pod: Mapping[str, Any]) -> bool:
+    """Whether this service made the pod."""
+    labels: Mapping[str, str] = pod["metadata"].get("labels") or {}
+    return labels.get(SITE_LABEL) == site_label(settings)
+
+
+def build_of(pod: Mapping[str, Any]) -> str | None:
+    """The id of the build that the pod is for."""
+    labels: Mapping[str, str] = pod["metadata"].get("labels") or {}
+    return labels.get(BUILD_LABEL)
+
+
 def site_label(settings: KubernetesBuilderSettings) -> str:
     """What the pods of this service alone have."""
     return hashlib.sha256(settings.site.encode()).hexdigest()[:20]
@@ -92,7 +109,7 @@ def pod_of(
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "activeDeadlineSeconds": round(settings.time_limit + settings.pod_wait + OVERTIME_SECONDS),
+        "activeDeadlineSeconds": deadline(settings),
         "dnsPolicy": settings.dns_policy,
         "nodeSelector": dict(settings.node_selector),
         "tolerations": [dict(one) for one in settings.tolerations],
@@ -117,6 +134,7 @@ def pod_of(
 def _builder(settings: KubernetesBuilderSettings) -> dict[str, Any]:
     mounts = [
         {"name": "build", "mountPath": places.BUILD_VOLUME},
+        {"name": "private", "mountPath": places.PRIVATE},
         {"name": "told", "mountPath": places.TOLD, "readOnly": True},
         _engine_mount(settings),
     ]
@@ -155,7 +173,7 @@ def _log(settings: KubernetesBuilderSettings) -> dict[str, Any]:
         "workingDir": "/",
         "resources": {
             "requests": {"cpu": "5m", "memory": "16Mi"},
-            "limits": {"memory": "64Mi"},
+            "limits": {"cpu": "500m", "memory": "64Mi"},
         },
         "securityContext": dict(_NARROW),
         "volumeMounts": [{"name": "build", "mountPath": places.BUILD_VOLUME, "readOnly": True}],
@@ -178,6 +196,7 @@ def _volumes(settings: KubernetesBuilderSettings) -> list[dict[str, Any]]:
     ]
     volumes: list[dict[str, Any]] = [
         {"name": "build", "emptyDir": {"sizeLimit": str(3 * settings.repository_limit + 10 * settings.output_limit)}},
+        {"name": "private", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
         {"name": "told", "downwardAPI": {"items": told}},
         {"name": "engine", "hostPath": engine},
     ]

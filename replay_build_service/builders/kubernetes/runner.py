@@ -68,8 +68,8 @@ def lay_out(folder: BuildFolder) -> dict[str, str]:
     instructions = Instructions.from_json(Path(places.INSTRUCTIONS_FILE).read_text(encoding="utf-8"))
     for path in (folder.path, folder.home, folder.temporary):
         path.mkdir(parents=True, exist_ok=True)
-    docker_config = folder.home / ".docker"
-    docker_config.mkdir(exist_ok=True)
+    docker_config = Path(places.PRIVATE, "docker")
+    docker_config.mkdir(exist_ok=True, mode=0o700)
     host = instructions.image.partition("/")[0]
     write_whole(docker_config / "config.json", narrowed_config(Path(places.CREDENTIALS, "config.json"), host))
     write_whole(folder.instructions, instructions.to_json())

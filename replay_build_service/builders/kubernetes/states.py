@@ -126,17 +126,20 @@ def ending_of(pod: Mapping[str, Any] | None, time_limit: float) -> Ending:
         return Ending(outcome)
     reason = pod["status"].get("reason")
     if reason == "DeadlineExceeded":
-        return Ending(
-            BuildFailure(
-                FailureReason.TIMEOUT,
-                f"The build was not done in the time that its pod has. {duration(time_limit)} are the limit here.",
-            )
-        )
+        return Ending(over_its_deadline(time_limit))
     if ended.get("reason") == "OOMKilled" or (ended.get("exitCode") == _KILLED_STATUS and reason is None):
         return _ended_from_outside(pod) if _is_deleted(pod) else Ending(_MEMORY)
     if not ended or reason is not None or _is_deleted(pod):
         return _ended_from_outside(pod)
     return Ending(INTERNAL)
+
+
+def over_its_deadline(time_limit: float) -> BuildFailure:
+    """For a pod that has not ended its build by itself. Seconds."""
+    return BuildFailure(
+        FailureReason.TIMEOUT,
+        f"The build was not done in the time that its pod has. The limit here is {duration(time_limit)}.",
+    )
 
 
 def _ended_from_outside(pod: Mapping[str, Any]) -> Ending:

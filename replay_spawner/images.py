@@ -33,6 +33,15 @@ def is_named(user: str) -> bool:
     return _NUMBER.fullmatch(_name(user)) is None
 
 
+def numbers_of(user: str) -> tuple[int | None, int | None]:
+    """The numbers of an image's ``USER`` and of its group; none where they are names, or not said."""
+    group = user.partition(":")[2].strip()
+    return (
+        None if is_named(user) else int(_name(user)),
+        int(group) if len(group) < 20 and _NUMBER.fullmatch(group) else None,
+    )
+
+
 def names_root(passwd: str, user: str) -> bool:
     """Whether an account of that name is, or may be, root's by number.
 

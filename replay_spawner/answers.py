@@ -15,6 +15,11 @@ import httpcore
 ASK_SECONDS = 5.0
 """For one answer's head. A server that is slower is asked again."""
 
+LOOK_SECONDS = 0.03
+LOOK_AT_LEAST_SECONDS = 0.25
+"""How often a new server is asked whether it answers, the longer it takes the less often: many may start at once. The
+hub itself would look after up to 5 s."""
+
 REPO2DOCKER_ENTRYPOINT = "/usr/local/bin/repo2docker-entrypoint"
 
 _KILLED = 137
@@ -55,6 +60,11 @@ async def ask(pool: httpcore.AsyncConnectionPool, url: str) -> Answer:
         return Answer.NOTHING_YET
 
 
+def pause_after(seconds: float) -> float:
+    """How long to wait for the next look at a server that has not answered for so long; both in seconds."""
+    return min(max(LOOK_SECONDS, seconds / 50), LOOK_AT_LEAST_SECONDS)
+
+
 @dataclass(frozen=True, slots=True)
 class Started:
     """What there is to know of a session whose container was started, to explain why it has no server."""
@@ -67,18 +77,14 @@ class Started:
     memory_limit: int | None
     """Bytes."""
 
-    def why_it_did_not_start(self, engine: str) -> str:
-        """A sentence for what the engine said instead of starting the container."""
-        return self._of_the_command(engine, None) or refused_by_the_engine(engine)
-
     def why_it_ended(self, state: Mapping[str, Any], log: str) -> str:
         """A sentence for a container that ended before it answered; ``state`` is the engine's (``State``)."""
         status = state.get("ExitCode")
         lines = last_lines(log)
         if state.get("OOMKilled") or status == _KILLED:
-            limit = "" if self.memory_limit is None else f" It may have at most {_size(self.memory_limit)}."
+            limit = "" if self.memory_limit is None else f" It may have at most {size_of(self.memory_limit)}."
             return f"The session ran out of memory while it started, so it was ended.{limit}"
-        if sentence := self._of_the_command(log, status):
+        if sentence := self.why_it_cannot_run(log, status):
             return sentence
         if status == 0 and self._own_entrypoint:
             return (
@@ -117,8 +123,8 @@ class Started:
             return 'If the repository has a start file, that must end with: exec "$@"'
         return f"{self.command} must listen there, on all addresses."
 
-    def _of_the_command(self, text: str, status: int | None) -> str | None:
-        """Of a program that cannot be run: by Docker's words, tini's, a shell's or Python's."""
+    def why_it_cannot_run(self, text: str, status: int | None = None) -> str | None:
+        """A sentence for a program that cannot be run: by an engine's words, tini's, a shell's or Python's; none for others."""
         if re.search("exec format error", text, re.IGNORECASE):
             return "The image is made for another kind of processor than this machine's, so it cannot run here."
         name = re.escape(self.command)
@@ -135,17 +141,6 @@ class Started:
         return None
 
 
-def refused_by_the_engine(said: str) -> str:
-    """A sentence for an error that the engine answered with."""
-    if "no space left on device" in said:
-        return (
-            "The disk of the machine that runs sessions is full, so this one could not start. Tell the administrators."
-        )
-    if "docker-init" in said:
-        return "The container engine lacks a part, docker-init, that sessions need. Tell the administrators."
-    return f"The container engine refused the session: {safe(said)}. If this comes back, tell the administrators."
-
-
 def last_lines(log: str) -> str:
     """The last lines that say something serious, or else the last ones."""
     lines = [line for line in log.splitlines() if line.strip()]
@@ -159,5 +154,6 @@ def safe(text: str, most: int = 300) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in plain).strip()[:most]
 
 
-def _size(size: int) -> str:
+def size_of(size: int) -> str:
+    """Bytes, as people write them."""
     return f"{size / 1024**3:.3g} GB" if size >= 1024**3 else f"{size / 1024**2:.3g} MB"

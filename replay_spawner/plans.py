@@ -1,0 +1,34 @@
+"""What a plan says to every spawner that makes containers: marks, variables, whose launch a server was. Pure."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from replay_build_service.schemas import LaunchPlan
+
+LAUNCH_LABEL = "replay.egi.eu/launch"
+
+_LAUNCH = re.compile(r"[0-9a-f]{32}")
+
+
+def launch_in(options: Mapping[str, Any]) -> str | None:
+    """The launch that a server's stored options say it was to be."""
+    launch = options.get("launch")
+    return launch if isinstance(launch, str) and _LAUNCH.fullmatch(launch) else None
+
+
+def marks(plan: LaunchPlan) -> dict[str, str]:
+    """What accounting and administrators find a session by: labels of a container, annotations of a pod."""
+    return {
+        LAUNCH_LABEL: plan.launch,
+        "replay.egi.eu/repository": plan.repository,
+        "replay.egi.eu/commit": plan.version,
+        "egi.eu/primary_group": plan.vo,
+    }
+
+
+def session_environment(plan: LaunchPlan) -> dict[str, str]:
+    """The plan's variables, with the home that the image says."""
+    image = plan.container
+    home = (image.home or image.working_dir if image else "") or "/"
+    return {name: value.replace("{home}", home) for name, value in plan.environment.items()}
