@@ -199,7 +199,12 @@ if is_whole_hub:
     ]
     c.JupyterHub.load_roles = [
         {"name": "user", "scopes": ["self", "access:services!service=replay"]},
-        {"name": "replay", "services": ["replay"], "scopes": ["servers", "read:servers", "read:users:name"]},
+        {
+            "name": "replay",
+            "services": ["replay"],
+            # The last one is for “replay-build-service doctor” alone.
+            "scopes": ["servers", "read:servers", "read:users:name", "read:services!service=idle-culler"],
+        },
         {
             "name": "idle-culler",
             "services": ["idle-culler"],
