@@ -1,6 +1,7 @@
 """KubeSpawner's way to the cluster, with bounds: what is asked is answered in time or not at all, and watches come back."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Mapping
 from typing import Any
 
@@ -23,36 +24,51 @@ MOST_LOG = 20_000
 _FAULTS = (aiohttp.ClientError, OSError, TimeoutError)
 
 
-async def answer(call: Awaitable[Any], seconds: float = CALL_SECONDS) -> Any:
-    """The API's answer. Raises `ClusterSilent`, and `ApiException` where it answers with a refusal."""
+async def answer(call: Awaitable[Any], seconds: float = CALL_SECONDS) -> Mapping[str, Any]:
+    """The API's answer, in the API's own spelling, to a call that was made with ``_preload_content=False``.
+
+    The client's models would refuse what a newer cluster leaves out. Raises `ClusterSilent`, and `ApiException` where the
+    API answers with a refusal.
+    """
     try:
         async with asyncio.timeout(seconds):
-            return await call
+            response = await call
+            async with response:
+                body: bytes = await response.read()
     except ApiException as error:
         if is_silence(error):
             raise ClusterSilent(said_by(error)) from error
         raise
     except _FAULTS as error:
         raise ClusterSilent(repr(error)) from error
+    if response.status >= 300:
+        refusal = ApiException(response.status, response.reason)
+        refusal.body = body
+        if is_silence(refusal):
+            raise ClusterSilent(said_by(refusal))
+        raise refusal
+    try:
+        told: Mapping[str, Any] = json.loads(body)
+    except ValueError as error:
+        raise ClusterSilent(f"an answer that is no JSON: {error}") from error
+    return told
 
 
 async def read_pod(api: Any, namespace: str, name: str) -> Mapping[str, Any] | None:
     """A pod as the API knows it now, in the API's spelling; none where there is none. Raises as `answer`."""
     try:
-        found = await answer(api.read_namespaced_pod(name, namespace))
+        return await answer(api.read_namespaced_pod(name, namespace, _preload_content=False))
     except ApiException as error:
         if error.status == 404:
             return None
         raise
-    plain: Mapping[str, Any] = api.api_client.sanitize_for_serialization(found)
-    return plain
 
 
 async def delete_pod(api: Any, namespace: str, name: str, uid: str, grace_seconds: int) -> None:
     """Have this very pod removed, no other one of its name. No error where it is gone. Raises as `answer`."""
     options = V1DeleteOptions(preconditions=V1Preconditions(uid=uid), grace_period_seconds=grace_seconds)
     try:
-        await answer(api.delete_namespaced_pod(name, namespace, body=options, grace_period_seconds=grace_seconds))
+        await answer(api.delete_namespaced_pod(name, namespace, body=options, _preload_content=False))
     except ApiException as error:
         if error.status not in (404, 409):
             raise

@@ -25,7 +25,7 @@ from tests.cluster.node import (
     until,
 )
 
-SECONDS_TO_START = 90.0
+SECONDS_TO_START = 180.0
 SECONDS_TO_WAIT = 1200.0
 """For another cluster of the tests' own, on the same machine, to end."""
 # A name without a file: who has it bound has the machine's one cluster, and the kernel takes it back at the latest with the process.

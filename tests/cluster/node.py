@@ -63,6 +63,9 @@ mount --bind "$1/log" /var/log
 mount --bind "$1/lib" /var/lib
 mount -t tmpfs -o mode=755 none /run
 ip link set lo up
+echo 1 > /proc/sys/net/ipv4/ip_forward
+bridges=/proc/sys/net/bridge/bridge-nf-call-iptables
+[ ! -e $bridges ] || echo 1 > $bridges
 touch "$1/ready"
 exec env --ignore-signal=CHLD sleep infinity
 """
@@ -144,13 +147,11 @@ class Node:
         self.run("ip", "addr", "add", f"{NODE_ADDRESS}/30", "dev", _NODE_END)
         self.run("ip", "link", "set", _NODE_END, "up")
         self.run("ip", "route", "add", "default", "via", HOST_ADDRESS)
-        self.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
-        self.run("sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=1", check=False)  # where the kernel has it
         _host(f"ip route add {POD_NETWORK} via {NODE_ADDRESS}")
         for table, chain, rule in _rules():
             _host(f"iptables -w -t {table} -I {chain} {rule}")
         # It stays so: by the end, engines of other tests may rely on it.
-        _host("sysctl -qw net.ipv4.ip_forward=1")
+        Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
 
     def _inside(self, command: Sequence[str]) -> list[str]:
         assert self._target, "the node is not started"
@@ -225,12 +226,17 @@ def control_groups() -> list[Path]:
 
 
 def make_control_group() -> None:
-    """The group that all pods will be in, in each hierarchy."""
-    version_2 = (CONTROL_GROUPS / "cgroup.controllers").exists()
-    for hierarchy in [CONTROL_GROUPS] if version_2 else CONTROL_GROUPS.iterdir():
+    """The group that all pods will be in, in each hierarchy, with all that the machine can control."""
+    controllers = CONTROL_GROUPS / "cgroup.controllers"
+    if controllers.exists():  # version 2, which has one hierarchy
+        for name in controllers.read_text().split():
+            (CONTROL_GROUPS / "cgroup.subtree_control").write_text(f"+{name}")
+        (CONTROL_GROUPS / NAME).mkdir(exist_ok=True)
+        return
+    for hierarchy in CONTROL_GROUPS.iterdir():
         (hierarchy / NAME).mkdir(exist_ok=True)
-        for name in ("cpuset.cpus", "cpuset.mems"):  # empty in a new group of version 1, and nothing may run there then
-            if not version_2 and (hierarchy / name).exists():
+        for name in ("cpuset.cpus", "cpuset.mems"):  # Empty in a new group, and nothing may run there then.
+            if (hierarchy / name).exists():
                 (hierarchy / NAME / name).write_text((hierarchy / name).read_text())
 
 

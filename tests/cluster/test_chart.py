@@ -268,7 +268,7 @@ def test_accounts_may_do_what_they_must_and_nothing_else(everything: tuple[Relea
 
     for words in (
         ("get", "secrets"), ("list", "secrets"), ("create", "secrets"), ("get", "nodes"), ("patch", "pods"),
-        ("create", "pods/portforward"), ("create", "deployments.apps"), ("create", "serviceaccounts/token"),
+        ("create", "pods", "--subresource=portforward"), ("create", "deployments.apps"), ("create", "pods", "--subresource=eviction"), ("create", "serviceaccounts", "--subresource=token"),
         ("create", "rolebindings"), ("escalate", "roles"), ("get", "configmaps"),
     ):  # fmt: skip
         asked = cluster.kubectl_command("auth", "can-i", *words, f"--as={service}", f"--namespace={builds}")

@@ -122,8 +122,8 @@ def test_a_session_is_the_launchs_image_within_its_limits_and_nothing_of_the_adm
     assert status["imageID"].endswith(notebook_image.partition("@")[2]), "what runs is what was planned"
     assert container["args"] == ["jupyterhub-singleuser"]
     assert container["resources"] == {
-        "limits": {"cpu": "1500m", "memory": "512Mi"},
-        "requests": {"cpu": "500m", "memory": "256Mi"},
+        "limits": {"cpu": "1500m", "memory": str(512 * MIB)},
+        "requests": {"cpu": "500m", "memory": str(256 * MIB)},
     }
     assert metadata["annotations"].items() >= {
         "replay.egi.eu/repository": "https://git.example.org/{username:>99}/{prefix}",
