@@ -10,7 +10,8 @@ from pathlib import Path
 
 import jupyterhub
 
-from benchmarks import containers, demo_start, launch, watchers
+from benchmarks import cluster, containers, demo_start, launch, watchers
+from tests.requirements import missing
 
 MEASUREMENTS: dict[str, Callable[[Path, int], str]] = {
     "launch": launch.measure,
@@ -19,7 +20,10 @@ MEASUREMENTS: dict[str, Callable[[Path, int], str]] = {
     "builds": containers.measure_builds,
     "container-launch": containers.measure_launch,
     "output": containers.measure_output,
+    "cluster": cluster.measure,
 }
+NEEDS = {"cluster": "cluster"}
+"""What a machine may lack, by the tests' name for it. Without it, all the others are measured."""
 
 
 def main() -> int:
@@ -35,6 +39,11 @@ def main() -> int:
     )
     with tempfile.TemporaryDirectory(prefix="replay-bench-") as folder:
         for name in options.which or MEASUREMENTS:
+            if name in NEEDS and (reason := missing(NEEDS[name])):
+                if options.which:
+                    parser.error(f"{name} cannot be measured here: {reason}")
+                print(f"Not measured: {name} ({reason}).\n", flush=True)
+                continue
             print(MEASUREMENTS[name](Path(folder) / name, options.rounds), flush=True)
     return 0
 

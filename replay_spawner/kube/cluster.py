@@ -102,6 +102,12 @@ class AskingKubeSpawner(KubeSpawner):
         )
         return found
 
+    def _let_the_watch_know(self, pod: Mapping[str, Any]) -> None:
+        """Put a pod that the API told of where KubeSpawner looks, which knows no other way."""
+        reflector = self.pod_reflector
+        if reflector is not None and self._watched_pod() is None:
+            reflector.resources[f"{self.namespace}/{self.pod_name}"] = pod
+
     async def _read_state(self) -> PodState | None:
         """The pod of this server's name, as the API knows it now; none where there is none. Raises as `answer`."""
         pod = await read_pod(self.api, self.namespace, self.pod_name)

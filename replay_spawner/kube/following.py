@@ -79,8 +79,8 @@ class Start:
 class FollowingKubeSpawner(AskingKubeSpawner):
     """Follows one start by the watch of pods, the events, and what the server itself answers."""
 
-    async def _until_it_answers(self, start: Start) -> None:
-        """Return once the session's server answers. Raises `NoServer`."""
+    async def _until_it_answers(self, start: Start) -> Mapping[str, Any]:
+        """The pod, once the session's server answers. Raises `NoServer`."""
         clock = asyncio.get_running_loop().time
         start.changed_at = clock()
         async with httpcore.AsyncConnectionPool(max_keepalive_connections=0) as pool:
@@ -95,7 +95,7 @@ class FollowingKubeSpawner(AskingKubeSpawner):
                         if start.runs_since is None:
                             start.runs_since = clock()
                         if await self._answers(start, start.pod, pool):
-                            return
+                            return start.pod
                         await self._refuse_the_silent(start, clock())
                 await asyncio.sleep(
                     LOOK_SECONDS if start.runs_since is None else pause_after(clock() - start.runs_since)

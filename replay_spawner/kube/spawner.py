@@ -160,7 +160,7 @@ class ReplayKubeSpawner(ReplayMixin, FollowingKubeSpawner):  # pyright: ignore[r
             await asyncio.wait({making, following}, return_when=asyncio.FIRST_COMPLETED)
             if making.done():
                 making.result()
-            await following
+            self._let_the_watch_know(await following)
             answering.set_result(True)
             address: str = await making
             return address
@@ -300,8 +300,9 @@ class ReplayKubeSpawner(ReplayMixin, FollowingKubeSpawner):  # pyright: ignore[r
         """End the session and remove its pod with all that is its own; raises nothing where the cluster does not answer."""
         if self._session is None:
             await super().stop(now)
-        else:
+        elif self._current is None:
             await self._discard(0 if now else self.delete_grace_period)
+        # Otherwise it is KubeSpawner's start that gives up: that start removes the pod when it has ended, with its reason.
 
     async def _discard(self, grace_seconds: int = 0) -> None:
         if self._session is not None and self._may_exist:

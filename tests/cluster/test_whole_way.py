@@ -124,7 +124,7 @@ def test_twenty_people_at_once_get_one_build_and_twenty_sessions(
 ) -> None:
     site = start(people=CROWD, settings={"MEM_GUARANTEE": "32M", "MEM_LIMIT": "1G"})
     repo = site.repository(
-        "crowd", {"Dockerfile": f"FROM {notebook_image}\nRUN sleep 5; date > /srv/made\nUSER 1000\n"}
+        "crowd", {"Dockerfile": f"FROM {notebook_image}\nUSER root\nRUN sleep 5; date > /srv/made\nUSER 1000\n"}
     )
     people = [site.client(person) for person in CROWD]
     with ThreadPoolExecutor(len(people)) as all_at_once:
@@ -172,7 +172,7 @@ class TestFaults:
         self, site: Site, ada: ApiClient, cluster_sites: ClusterSites, cluster_registry: RegistryServer, notebook_image: str
     ) -> None:  # fmt: skip
         plain = site.repository("plain", {"Dockerfile": f"FROM {notebook_image}\nUSER 1000\n"})
-        repo = site.repository("damaged", {"Dockerfile": f"FROM {notebook_image}\nRUN head -c 5000 /dev/urandom > /srv/z\nUSER 1000\n"})  # fmt: skip
+        repo = site.repository("damaged", {"Dockerfile": f"FROM {notebook_image}\nUSER root\nRUN head -c 5000 /dev/urandom > /srv/z\nUSER 1000\n"})  # fmt: skip
         ada.launch_and_wait(plain)
         # While her server runs, this one is built and waits for her choice, so the node has nothing of it.
         launch = ada.launch(repo).json()["id"]

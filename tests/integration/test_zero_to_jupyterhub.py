@@ -180,3 +180,30 @@ def test_no_secret_is_in_what_the_processes_were_started_with(deployment: Deploy
     assert "JUPYTERHUB_API_TOKEN" not in environment_of_service
     assert token not in str(environment_of_service)
     assert token not in deployment.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(None, "The token for the hub's API cannot be read from"), ("\n", "The hub sets JUPYTERHUB_API_TOKEN")],
+)
+def test_a_token_that_cannot_be_had_is_told_at_the_start(content: str | None, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "hub_token"
+    if content is not None:
+        file.write_text(content)
+    command = [sys.executable, "-m", "replay_build_service.app", "run", f"--ReplayBuildService.api_token_file={file}"]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "JUPYTERHUB_API_URL": "http://127.0.0.1:9/hub/api",
+            "JUPYTERHUB_SERVICE_URL": "http://127.0.0.1:9",
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
