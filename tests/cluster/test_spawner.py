@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from jupyterhub import version_info
 
 from replay_build_service.schemas import ImageModel, ResourcesModel
 from tests.cluster.external import AnyCluster
@@ -195,7 +196,11 @@ def test_a_session_runs_as_the_images_number_and_names_as_the_admins(
     assert hub.kube.log(hub.namespace, pod["metadata"]["name"]).split() == [number]
 
 
-@pytest.mark.parametrize("server_name", ["", "Second.server_of-mine", "x" * 60])
+# Since 6, JupyterHub takes plain names alone, and any text only to show.
+SERVER_NAMES = ["", "second-one", *(["zweiter Server – 第二"] if version_info < (6,) else [])]
+
+
+@pytest.mark.parametrize("server_name", SERVER_NAMES)
 def test_long_names_and_named_servers_have_pods_of_their_own(hub: KubeHub, server_image: str, server_name: str) -> None:
     users = [ADA, f"{ADA}x"]
     with ThreadPoolExecutor(2) as people:

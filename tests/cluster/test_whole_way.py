@@ -4,6 +4,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -171,14 +172,11 @@ class TestFaults:
     def test_a_part_of_the_image_is_damaged(
         self, site: Site, ada: ApiClient, cluster_sites: ClusterSites, cluster_registry: RegistryServer, notebook_image: str
     ) -> None:  # fmt: skip
-        plain = site.repository("plain", {"Dockerfile": f"FROM {notebook_image}\nUSER 1000\n"})
         repo = site.repository("damaged", {"Dockerfile": f"FROM {notebook_image}\nUSER root\nRUN head -c 5000 /dev/urandom > /srv/z\nUSER 1000\n"})  # fmt: skip
-        ada.launch_and_wait(plain)
-        # While her server runs, this one is built and waits for her choice, so the node has nothing of it.
-        launch = ada.launch(repo).json()["id"]
-        until(lambda: ada.get(launch)["state"] == "choosing", "it is built", 120)
+        # It is built, and no node gets it: there is no room for the session.
+        with no_more_pods(cluster_sites):
+            ada.launch_and_fail(repo)
         ((image,),) = site.rows("SELECT image_reference FROM builds WHERE repository LIKE '%damaged%'")
-        site.stop_server(ADA)
         damage_last_layer(cluster_registry, image)
         said = ada.launch_and_fail(repo)
         assert "image" in said, said
@@ -199,21 +197,33 @@ class TestFaults:
         cluster_sites.nothing_is_left()
 
     def test_the_quota_of_sessions_is_reached(
-        self, site: Site, ada: ApiClient, cluster_sites: ClusterSites, kube: Kube, notebook_image: str
+        self, site: Site, ada: ApiClient, cluster_sites: ClusterSites, notebook_image: str
     ) -> None:
         repo = site.repository("quota", {"Dockerfile": f"FROM {notebook_image}\nUSER 1000\n"})
+        with no_more_pods(cluster_sites):
+            said = ada.launch_and_fail(repo)
+        assert "no room" in said, said
+        cluster_sites.nothing_is_left()
         ada.launch_and_wait(repo)
         site.stop_server(ADA)
-        quota: dict[str, Any] = {
-            "apiVersion": "v1",
-            "kind": "ResourceQuota",
-            "metadata": {"name": "none", "namespace": cluster_sites.users},
-            "spec": {"hard": {"pods": "0"}},
-        }
-        kube.apply(quota)
-        said = ada.launch_and_fail(repo)
-        assert "may" in said, said
         cluster_sites.nothing_is_left()
+
+
+@contextmanager
+def no_more_pods(sites: ClusterSites) -> Iterator[None]:
+    """The namespace of sessions may have none."""
+    quota: dict[str, Any] = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "none", "namespace": sites.users},
+        "spec": {"hard": {"pods": "0"}},
+    }
+    sites.kube.apply(quota)
+    # What a quota has counted it keeps to.
+    command = ("get", "resourcequota", "none", f"--namespace={sites.users}", "-o", "jsonpath={.status.hard.pods}")
+    sites.kube.wait_until(lambda: sites.cluster.kubectl(*command) == "0", "the quota is counted")
+    yield
+    sites.cluster.kubectl("delete", "resourcequota", "none", f"--namespace={sites.users}")
 
 
 def damage_last_layer(registry: RegistryServer, image: str) -> None:

@@ -126,3 +126,15 @@ def _short(text: str) -> str:
 def _sentence(text: str) -> str:
     words = _short(text)
     return words if words.endswith((".", "…", "!", "?")) else f"{words}."
+
+
+def has_lost_the_end(last_lines: Sequence[str]) -> bool:
+    """Whether BuildKit gave up on a build that it had done.
+
+    Its client waits three seconds for what is still to be said after the last step, and then takes its own giving up for a
+    failure (moby/buildkit, ``client/solve.go``).
+    """
+    return any(
+        "failed to receive status: rpc error: code = Canceled desc = context canceled" in line
+        for line in last_lines[-5:]
+    )

@@ -33,7 +33,13 @@ from replay_build_service.builders.docker.instructions import (
     command_line,
     configuration_text,
 )
-from replay_build_service.builders.docker.messages import DISK_FULL, ENGINE_GONE, Ending, failure_of
+from replay_build_service.builders.docker.messages import (
+    DISK_FULL,
+    ENGINE_GONE,
+    Ending,
+    failure_of,
+    has_lost_the_end,
+)
 from replay_build_service.builders.docker.output import Repo2dockerOutput
 from replay_build_service.domain import BuildFailure, FailureReason, Phase
 
@@ -109,6 +115,11 @@ class ImageSteps:
         steps_of = await asyncio.to_thread(self._whose_steps)
         command = command_line(job, str(configuration), str(self.folder.source), steps_of=steps_of)
         result = await self._watched(self.commands.run(command, self.folder.home, self.environment, output))
+        if result.status != 0 and has_lost_the_end(result.last_lines):
+            # The steps are done, so this goes quickly and says little.
+            self.commands.log.lines(["The end of the output was lost. The engine is asked for the image once more."])
+            output = Repo2dockerOutput(self.commands.log)
+            result = await self._watched(self.commands.run(command, self.folder.home, self.environment, output))
         if result.status != 0:
             raise _unbuildable(await self._why(result, output))
         return await self._digest()

@@ -102,6 +102,14 @@ class TestWhatIsBuilt:
         assert await builder.exists(image)
         assert (await builder.session(image)).configuration is not None
 
+    async def test_a_step_that_says_very_much_right_before_the_end_makes_its_image(
+        self, forge: GitServer, builder: DockerBuilder
+    ) -> None:
+        """BuildKit's client gives up on a build that is done while there is still much to be told."""
+        image, log = await built(builder, job_for(forge, builder, {"Dockerfile": dockerfile("RUN seq 1 1000000; :")}))
+        assert await builder.exists(image)
+        assert len(lines(log)) > 1000
+
     async def test_binder_comes_before_the_root(
         self, forge: GitServer, engine: ContainerEngine, builder: DockerBuilder
     ) -> None:
