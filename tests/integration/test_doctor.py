@@ -27,13 +27,6 @@ from tests.requirements import ROOT
 from tests.site import Site, stopped
 
 HUBS_TERMS = ("JUPYTERHUB_API_URL", "JUPYTERHUB_API_TOKEN", "JUPYTERHUB_SERVICE_URL", "JUPYTERHUB_SERVICE_PREFIX")
-CULLER_MAY_BE_READ = """
-for _role in c.JupyterHub.load_roles:
-    if _role["name"] == "replay":
-        _role["scopes"].append("read:services!service=idle-culler")
-"""
-
-
 DEAD_SERVICES_STAY_DEAD = """
 from jupyterhub.services import service as _service
 class _LeftAlone(_service._ServiceSpawner):
@@ -120,10 +113,9 @@ class TestDeployment:
         examined = examine(site)
         assert examined.failed == set(), examined.text
         assert examined.status == 0
-        used = {"login", "hub", "service", "token", "database", "badge", "links"}
+        used = {"login", "hub", "culler", "service", "token", "database", "badge", "links"}
         assert {name for name, state in examined.states.items() if state == "ok"} == used
-        assert {name for name, state in examined.states.items() if state == "not known"} == {"culler"}
-        assert '"read:services!service=idle-culler"' in examined.sentences["culler"]
+        assert {name for name, state in examined.states.items() if state == "not known"} == set()
 
     def test_from_a_shell_the_running_service_lends_its_token(self, site: Site) -> None:
         environment = environment_of(site, as_service=False)
@@ -204,15 +196,14 @@ class TestDeployment:
         self, new_site: Callable[..., Site]
     ) -> None:
         site = new_site(
-            extra_config=f"""
-{CULLER_MAY_BE_READ}
+            extra_config="""
 for _role in c.JupyterHub.load_roles:
     if _role["name"] == "replay":
         _role["scopes"].remove("servers")
 c.JupyterHub.load_roles = [one for one in c.JupyterHub.load_roles if one["name"] != "idle-culler"]
 c.JupyterHub.services = [one for one in c.JupyterHub.services if one["name"] != "idle-culler"]
 c.JupyterHub.extra_handlers = []
-c.Proxy.extra_routes = {{}}
+c.Proxy.extra_routes = {}
 """
         )
         examined = examine(site)
@@ -222,8 +213,8 @@ c.Proxy.extra_routes = {{}}
         assert "extra_routes" in examined.sentences["badge"]
         assert "link_handlers" in examined.sentences["links"]
 
-    def test_one_whose_culler_may_be_read_and_whose_service_dies(self, new_site: Callable[..., Site]) -> None:
-        site = new_site(extra_config=CULLER_MAY_BE_READ + DEAD_SERVICES_STAY_DEAD)
+    def test_one_whose_culler_and_whose_service_die(self, new_site: Callable[..., Site]) -> None:
+        site = new_site(extra_config=DEAD_SERVICES_STAY_DEAD)
         shell = environment_of(site, as_service=False)
         config = ROOT / "jupyterhub_config.py"
         alive = run(site.folder, shell, config=config)
