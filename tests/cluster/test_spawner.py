@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,6 @@ pytestmark = [pytest.mark.needs("proxy", "cluster")]
 
 # A hub that has done without Replay until now. Everything here is for its own image.
 ADMINS = """
-as_a_session = {{"runAsNonRoot": True, "allowPrivilegeEscalation": False, "capabilities": {{"drop": ["ALL"]}}, "seccompProfile": {{"type": "RuntimeDefault"}}}}
 
 def of_each_person(spawner):
     for name, value in {{
@@ -38,7 +36,6 @@ def of_each_person(spawner):
         "with-secret": {{"after_pod_created_hook": make_secret}},
         "with-home": {{"replay_session_volumes": ["home"], "storage_pvc_ensure": False, "volume_mounts": [{{"name": "home", "mountPath": "/h"}}], "volumes": [{{"name": "home", "persistentVolumeClaim": {{"claimName": "{{pvc_name}}"}}}}]}},
         "post-start": {{"lifecycle_hooks": {{"postStart": {{"exec": {{"command": ["/not/there"]}}}}}}}},
-        "quick": {{"profile_list": [], "image": spawner.user_options.get("image", ""), "cmd": ["jupyterhub-singleuser"], "args": [], "mem_limit": "512M", "cpu_guarantee": 0.5, "volume_mounts": [], "volumes": [], "container_security_context": as_a_session}},
         "restarting": {{"extra_pod_config": {{"dnsPolicy": "Default", "restartPolicy": "OnFailure"}}}},
     }}.get(spawner.user.name, {{}}).items():
         setattr(spawner, name, value)
@@ -514,28 +511,3 @@ def test_sessions_outlive_a_cluster_that_does_not_answer(
     name = pod["metadata"]["name"]
     hub.until(lambda: hub.kube.pod(hub.namespace, name) is None, "what was stopped meanwhile is removed")
     hub.launched(server_image)
-
-
-# how quick it is
-
-
-def test_a_launch_is_no_slower_than_plain_kubespawner(hub: KubeHub, notebook_image: str) -> None:
-    """Both start the same server of an image that is on the node; in turns, so that the machine is as busy for both."""
-    plans = ResourcesModel(memory_guarantee=512 * MIB, memory_limit=512 * MIB, cpu_guarantee=0.5)
-    hub.launched(notebook_image, None, "quick", resources=plans)
-    hub.stop_server("quick")
-    took: dict[str, list[float]] = {"launch": [], "plain": [], "stop of a launch": [], "stop of a plain one": []}
-    for _ in range(7):
-        for kind, ask in (
-            ("plain", lambda: hub.ask({"image": notebook_image}, "quick")),
-            ("launch", lambda: hub.launch(notebook_image, None, "quick", resources=plans)),
-        ):
-            seconds, response = seconds_of(ask)
-            assert response.status_code == 201, response.text
-            took[kind].append(seconds)
-            took["stop of a launch" if kind == "launch" else "stop of a plain one"].append(
-                seconds_of(lambda: hub.stop_server("quick"))[0]
-            )
-    told = {kind: f"{statistics.median(each):.2f} s ({min(each):.2f}–{max(each):.2f})" for kind, each in took.items()}
-    print(told)
-    assert statistics.median(took["launch"]) <= statistics.median(took["plain"]), told
