@@ -104,6 +104,8 @@ class Api(kmock.KubernetesEmulator):
 @pytest.fixture
 async def api() -> AsyncIterator[Api]:
     clients.load_config.cache_clear()
+    # Of the class, and so of all tests.
+    Spawner.reflectors.clear()
     async with Api() as handler, kmock.Server(handler):
         yield handler
         await Spawner._stop_all_reflectors()
