@@ -8,7 +8,7 @@ import os
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from replay_build_service.builders.docker.recipe import configured_base_image
@@ -57,6 +57,23 @@ def check_build_network(settings: ServiceSettings) -> None:
         log.warning(
             "build_network is “host”: strangers' builds reach the loopback of the hub, this service and the proxy"
         )
+
+
+def image_build_settings(settings: ServiceSettings) -> dict[str, Any]:
+    """The fields of `ImageBuildSettings`. Raises `UnusableSettings`."""
+    _, prefix = split_registry(settings.registry)
+    return {
+        "image_prefix": prefix,
+        "network": settings.build_network or None,
+        "cgroup_parent": settings.build_cgroup_parent or None,
+        "time_limit": settings.build_timeout,
+        "output_limit": settings.build_output_limit,
+        "repository_limit": settings.repository_limit,
+        "disk_limit": settings.build_disk_limit,
+        "free_disk": settings.build_free_disk,
+        "environment": dict(cast("dict[str, str]", settings.build_environment)),
+        "outgoing": outgoing_rules(settings),
+    }
 
 
 async def images_of(settings: ServiceSettings, resources: AsyncExitStack) -> Images | None:

@@ -12,10 +12,9 @@ from replay_build_service.assembly.common import (
     UnusableSettings,
     base_image_name,
     check_build_network,
+    image_build_settings,
     images_of,
-    outgoing_rules,
     pinned_or_kept,
-    split_registry,
 )
 from replay_build_service.builders.docker.builder import DockerBuilder
 from replay_build_service.builders.docker.cgroup import GroupClaim
@@ -35,32 +34,22 @@ async def make_docker_builder(settings: ServiceSettings, state: Path, resources:
         raise UnusableSettings(f"ReplayBuildService.docker_host: {error}") from error
     engine = await resources.enter_async_context(client)
     check_build_network(settings)
-    _, prefix = split_registry(settings.registry)
     chosen = DockerBuilderSettings(
         builds_dir=state / "images",
         engine=settings.docker_host,
         docker_config=Path(settings.docker_config) if settings.docker_config else None,
-        image_prefix=prefix,
         base_image=settings.base_image or None,
         configuration_file=Path(settings.repo2docker_config) if settings.repo2docker_config else None,
-        network=settings.build_network or None,
-        cgroup_parent=settings.build_cgroup_parent or None,
-        time_limit=settings.build_timeout,
-        output_limit=cast(int, settings.build_output_limit),
-        repository_limit=cast(int, settings.repository_limit),
-        disk_limit=cast(int | None, settings.build_disk_limit),
-        free_disk=cast(int, settings.build_free_disk),
         memory_limit=cast(int | None, settings.build_memory_limit),
         process_limit=settings.build_process_limit,
-        environment=dict(cast(dict[str, str], settings.build_environment)),
-        outgoing=outgoing_rules(settings),
+        **image_build_settings(settings),
     )
     await asyncio.to_thread(_check_commands, chosen)
     await _check_limits(chosen, engine)
     registry = await images_of(settings, resources)
     base_image = await _base_image(chosen, engine, state / "base_image")
     log.info("Images stand on %s", base_image)
-    recipe = recipe_of("docker", base_image, chosen.configuration_file, chosen.environment)
+    recipe = recipe_of("docker", base_image, chosen.configuration_file, chosen.build_arguments)
     return DockerBuilder(chosen, recipe, base_image, engine, registry)
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import re
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import cast
@@ -13,10 +12,9 @@ from replay_build_service.assembly.common import (
     UnusableSettings,
     base_image_name,
     check_build_network,
+    image_build_settings,
     images_of,
-    outgoing_rules,
     pinned_or_kept,
-    split_registry,
 )
 from replay_build_service.builders.docker.recipe import PINNED, recipe_of
 from replay_build_service.builders.kubernetes.builder import KubernetesBuilder
@@ -58,7 +56,9 @@ async def make_kubernetes_builder(
     base_image = await pinned_or_kept(name, _pinned(name, images, settings), state / "base_image")
     log.info("Images stand on %s, and build pods run in %s", base_image, cluster.namespace)
     chosen = _chosen(settings, cluster.namespace, base_image, configuration)
-    recipe = recipe_of("kubernetes", base_image, configuration, chosen.environment, builder_image=chosen.builder_image)
+    recipe = recipe_of(
+        "kubernetes", base_image, configuration, chosen.build_arguments, builder_image=chosen.builder_image
+    )
     return KubernetesBuilder(chosen, recipe, cluster, images)
 
 
@@ -80,7 +80,6 @@ async def _cluster(settings: ServiceSettings, resources: AsyncExitStack) -> Clus
 def _chosen(
     settings: ServiceSettings, namespace: str, base_image: str, configuration: Path | None
 ) -> KubernetesBuilderSettings:
-    _, prefix = split_registry(settings.registry)
     return KubernetesBuilderSettings(
         namespace=namespace,
         builder_image=settings.builder_image,
@@ -98,18 +97,9 @@ def _chosen(
         ca_config_map=settings.build_ca_config_map or None,
         priority_class=settings.build_priority_class or None,
         pod_wait=settings.build_pod_wait,
-        image_prefix=prefix,
         base_image=base_image,
         configuration=configuration.read_text(encoding="utf-8") if configuration is not None else None,
-        network=settings.build_network or None,
-        cgroup_parent=settings.build_cgroup_parent or None,
-        time_limit=settings.build_timeout,
-        output_limit=cast(int, settings.build_output_limit),
-        repository_limit=cast(int, settings.repository_limit),
-        disk_limit=cast("int | None", settings.build_disk_limit),
-        free_disk=cast(int, settings.build_free_disk),
-        environment=dict(cast("dict[str, str]", settings.build_environment)),
-        outgoing=outgoing_rules(settings),
+        **image_build_settings(settings),
     )
 
 
@@ -117,7 +107,9 @@ async def _pinned(name: str, images: Images, settings: ServiceSettings) -> str:
     """The same image by what its registry says: our own with its account, any other without one. Raises `SourceFault`."""
     if PINNED.fullmatch(name):
         return name
-    repository, tag = re.fullmatch(r"(.+?)(?::([^:/]+))?", name).groups()  # pyright: ignore[reportOptionalMemberAccess] - it matches whatever is not empty
+    folder, slash, last = name.rpartition("/")
+    last, _, tag = last.partition(":")
+    repository = f"{folder}{slash}{last}"
     host, path = _split_repository(repository)
     if host == images.host:
         digest = await images.digest(path, tag or "latest")

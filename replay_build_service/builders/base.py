@@ -19,6 +19,11 @@ from replay_build_service.domain import (
     RunnableImage,
 )
 
+SESSION_COMMAND = ("jupyterhub-singleuser",)
+"""What runs in an image that is a whole system."""
+
+IMAGE_GONE = "The image of this launch cannot be found any more. Open the repository's link again."
+
 
 @dataclass(frozen=True, slots=True)
 class LogRecord:

@@ -26,6 +26,12 @@ _MOST_CONFIGURATIONS = 1000
 _MOST_CACHES = 4
 
 
+NOT_THERE = (
+    "The image was built, but {where} of this site has it not. Open the link again; if that does not help, "
+    "tell those who run the site."
+)
+
+
 class ImageRegistry(Protocol):
     """What builders ask of a registry. Each raises `SourceFault` where that cannot be known now."""
 
@@ -84,6 +90,7 @@ class RegistryImages:
         """``prefix`` is what repositories begin with, behind the host; it may be empty."""
         self._registry = registry
         self._prefix = prefix.strip("/")
+        self._known = KnownConfigurations()
 
     def repository(self, name: ImageName) -> str:
         """Within the registry."""
@@ -113,11 +120,26 @@ class RegistryImages:
 
     async def configuration(self, image: RunnableImage) -> ImageConfiguration | None:
         """How it wants to be run; ``None`` where it is not here. Raises `SourceFault`."""
+        if (known := self._known.get(image.reference)) is not None:
+            return known
         place = self.place_of(image)
-        return None if place is None else await self._registry.image_configuration(*place)
+        found = None if place is None else await self._registry.image_configuration(*place)
+        if found is not None:
+            self._known.keep(image.reference, found)
+        return found
 
-    async def forget(self, job: BuildJob, digest: str) -> None:
-        """Delete what was pushed and is refused, where that is possible."""
+    async def outcome(self, job: BuildJob, digest: str) -> RunnableImage | BuildFailure:
+        """What a build that pushed this has made. Raises `SourceFault` where the registry cannot say."""
+        image = self.made(job.image_name, digest)
+        configuration = await self.configuration(image)
+        if configuration is None:
+            return BuildFailure(FailureReason.REGISTRY, NOT_THERE.format(where="the registry"))
+        failure = refusal(configuration)
+        if failure is not None:
+            await self._forget(job, digest)
+        return failure or image
+
+    async def _forget(self, job: BuildJob, digest: str) -> None:
         try:
             await self._registry.delete(self.repository(job.image_name), digest)
         except SourceFault as error:

@@ -65,7 +65,7 @@ class BuildBench:
         settings = self.settings(**changes)
         known = (registry or self.registry).settings()
         async with Cluster(self.namespace, str(self.cluster.kubeconfig)) as cluster, Registry(known) as client:
-            recipe = recipe_of("kubernetes", settings.base_image, None, settings.environment)
+            recipe = recipe_of("kubernetes", settings.base_image, None, settings.build_arguments)
             yield KubernetesBuilder(settings, recipe, cluster, Images(client, known.host))
 
     def job(self, builder: KubernetesBuilder, files: Mapping[str, str], name: str = "") -> BuildJob:

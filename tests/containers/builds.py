@@ -50,7 +50,7 @@ class Maker:
             registry = Images(await self.resources.enter_async_context(Registry(known)), known.host)
         return DockerBuilder(
             settings,
-            recipe_of("docker", base, settings.configuration_file, settings.environment),
+            recipe_of("docker", base, settings.configuration_file, settings.build_arguments),
             base,
             engine,
             registry,

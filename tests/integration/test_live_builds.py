@@ -93,7 +93,11 @@ async def built(kind: str, host: str, folder: Path) -> tuple[str, list[str]]:
     async with Engine(host) as engine:
         base = await pinned_base_image(configured_base_image(settings.configuration_file), engine)
         builder = DockerBuilder(
-            settings, recipe_of("docker", base, settings.configuration_file, settings.environment), base, engine, None
+            settings,
+            recipe_of("docker", base, settings.configuration_file, settings.build_arguments),
+            base,
+            engine,
+            None,
         )
         job = BuildJob(BuildId(f"live-{kind.replace('.', '-')}"), ImageName.of(resolved, builder.recipe), resolved, builder.recipe)  # fmt: skip
         build = await builder.start(job)

@@ -203,7 +203,9 @@ def test_a_policy_knows_the_pods_that_it_is_for() -> None:
 
 
 def test_build_pods_have_the_label_that_their_policy_selects() -> None:
-    selector = build_pods(KubernetesBuilderSettings("jupyter", "registry.example.org/replay-builder", "site"))
+    selector = build_pods(
+        KubernetesBuilderSettings(namespace="jupyter", builder_image="registry.example.org/replay-builder", site="site")
+    )
     assert "app.kubernetes.io/component=replay-build" in selector.split(",")
 
 

@@ -329,7 +329,7 @@ def engine_that_says(*answers: tuple[str, int, object]) -> Engine:
 
 
 def recipe(settings: DockerBuilderSettings, base_image: str) -> BuildRecipe:
-    return recipe_of("docker", base_image, settings.configuration_file, settings.environment)
+    return recipe_of("docker", base_image, settings.configuration_file, settings.build_arguments)
 
 
 class TestTheRecipe:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from replay_build_service.builders.base import RunningBuild, SessionCommand
+from replay_build_service.builders.base import IMAGE_GONE, SESSION_COMMAND, RunningBuild, SessionCommand
 from replay_build_service.builders.detached.build import (
     DetachedBuild,
     FailedBuild,
@@ -28,9 +28,14 @@ from replay_build_service.builders.docker.cgroup import remove_idle_groups
 from replay_build_service.builders.docker.credentials import narrowed_config
 from replay_build_service.builders.docker.engine import Engine, EngineFault
 from replay_build_service.builders.docker.instructions import Instructions
-from replay_build_service.builders.docker.recipe import PATHS_HERE
 from replay_build_service.builders.docker.settings import DockerBuilderSettings
-from replay_build_service.builders.registry_images import ImageRegistry, KnownConfigurations, RegistryImages, refusal
+from replay_build_service.builders.registry_images import (
+    NOT_THERE,
+    ImageRegistry,
+    KnownConfigurations,
+    RegistryImages,
+    refusal,
+)
 from replay_build_service.domain import (
     BuildFailure,
     BuildId,
@@ -47,8 +52,6 @@ log = logging.getLogger(__name__)
 
 ENGINE_PREFIX = "engine@"
 """What the reference of an image begins with that is in no registry."""
-
-SESSION_COMMAND = ("jupyterhub-singleuser",)
 
 _RUNNER = "replay_build_service.builders.docker.runner"
 
@@ -72,7 +75,7 @@ class DockerBuilder:
         self._images = None if registry is None else RegistryImages(registry, settings.image_prefix)
         self._registry_host = None if registry is None else registry.host
         self._data_root: str | None = None
-        self._configurations = KnownConfigurations()
+        self._in_engine = KnownConfigurations()
 
     @property
     def recipe(self) -> BuildRecipe:
@@ -105,27 +108,16 @@ class DockerBuilder:
 
     async def _instructions(self, job: BuildJob, cache_from: Sequence[RunnableImage]) -> Instructions:
         settings = self.settings
-        return Instructions(
-            url=job.resolved.fetch_url,
-            version=job.resolved.version,
-            repository=job.resolved.repository.url,
-            outgoing_rules=settings.outgoing.to_json(),
+        return Instructions.of(
+            job,
+            settings,
             image=self.full_name(job.image_name),
             push=self._images is not None,
             cache_from=[] if self._images is None else await self._images.caches(cache_from),
             base_image=self._base_image,
             configuration_file=str(settings.configuration_file.resolve()) if settings.configuration_file else None,
-            build_arguments={name: value for name, value in settings.environment.items() if name not in PATHS_HERE},
-            network=settings.network,
-            cgroup_parent=settings.cgroup_parent,
-            build=job.build_id,
             engine=self._engine.host,
             data_root=await self._local_data_root(),
-            time_limit=settings.time_limit,
-            output_limit=settings.output_limit,
-            repository_limit=settings.repository_limit,
-            disk_limit=settings.disk_limit,
-            free_disk=settings.free_disk,
             memory_limit=settings.memory_limit,
             process_limit=settings.process_limit,
         )
@@ -173,23 +165,13 @@ class DockerBuilder:
 
     async def outcome(self, job: BuildJob, digest: str) -> RunnableImage | BuildFailure:
         """What a build that ended well has made. Raises `SourceFault` where registry or engine cannot say."""
-        images = self._images
-        if images is None:
-            image = RunnableImage(f"{ENGINE_PREFIX}{digest}", digest)
-        else:
-            image = images.made(job.image_name, digest)
+        if self._images is not None:
+            return await self._images.outcome(job, digest)
+        image = RunnableImage(f"{ENGINE_PREFIX}{digest}", digest)
         configuration = await self._find_configuration(image)
         if configuration is None:
-            where = "the container engine" if images is None else "the registry"
-            return BuildFailure(
-                FailureReason.ENGINE if images is None else FailureReason.REGISTRY,
-                f"The image was built, but {where} of this site has it not. Open the link again; if that does not help, "
-                "tell those who run the site.",
-            )
-        failure = refusal(configuration)
-        if failure is not None and images is not None:
-            await images.forget(job, digest)
-        return failure or image
+            return BuildFailure(FailureReason.ENGINE, NOT_THERE.format(where="the container engine"))
+        return refusal(configuration) or image
 
     async def exists(self, image: RunnableImage, *, thoroughly: bool = False) -> bool:
         """Whether the image can be run now: the engine has it, or the registry does."""
@@ -243,23 +225,19 @@ class DockerBuilder:
         """How a server is started from this image. Raises `SourceFault` where its configuration cannot be had now."""
         configuration = await self._find_configuration(image)
         if configuration is None:
-            raise SourceFault("The image of this launch cannot be found any more. Open the repository's link again.")
+            raise SourceFault(IMAGE_GONE)
         return SessionCommand(SESSION_COMMAND, {}, None, configuration)
 
     async def _find_configuration(self, image: RunnableImage) -> ImageConfiguration | None:
-        known = self._configurations.get(image.reference)
-        if known is not None:
-            return known
-        found = await self._ask_for_configuration(image)
-        if found is not None:
-            self._configurations.keep(image.reference, found)
-        return found
-
-    async def _ask_for_configuration(self, image: RunnableImage) -> ImageConfiguration | None:
         if self._images is not None and self._is_in_registry(image) and self._images.place_of(image) is not None:
             return await self._images.configuration(image)
-        in_engine = await self._engine.image(image.location)
-        return None if in_engine is None else in_engine.configuration
+        if (known := self._in_engine.get(image.reference)) is not None:
+            return known
+        found = await self._engine.image(image.location)
+        if found is None:
+            return None
+        self._in_engine.keep(image.reference, found.configuration)
+        return found.configuration
 
 
 def _names_of_left(builds_dir: Path, known: Collection[str]) -> list[str]:

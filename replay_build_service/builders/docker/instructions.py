@@ -13,6 +13,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self, cast
 
+from replay_build_service.builders.docker.settings import ImageBuildSettings
+from replay_build_service.domain import BuildJob
+
 USER_ID = 1000
 USER_NAME = "jovyan"
 """As everywhere in the field; Dockerfiles count on it."""
@@ -55,6 +58,26 @@ class Instructions:
     free_disk: int
     memory_limit: int | None
     process_limit: int | None
+
+    @classmethod
+    def of(cls, job: BuildJob, settings: ImageBuildSettings, **here: Any) -> Self:
+        """For a job, by an administrator's settings; ``here``: what depends on where it is built."""
+        common: dict[str, Any] = {
+            "url": job.resolved.fetch_url,
+            "version": job.resolved.version,
+            "repository": job.resolved.repository.url,
+            "outgoing_rules": settings.outgoing.to_json(),
+            "build_arguments": settings.build_arguments,
+            "network": settings.network,
+            "cgroup_parent": settings.cgroup_parent,
+            "build": job.build_id,
+            "time_limit": settings.time_limit,
+            "output_limit": settings.output_limit,
+            "repository_limit": settings.repository_limit,
+            "disk_limit": settings.disk_limit,
+            "free_disk": settings.free_disk,
+        }
+        return cls(**(common | here))
 
     @classmethod
     def from_json(cls, text: str) -> Self:

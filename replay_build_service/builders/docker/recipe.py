@@ -27,19 +27,6 @@ _BUILDPACKS = Path(__file__).resolve().parents[2] / "buildpacks"
 _LOCAL_NAME = "replay-base"
 """The engine's own name for a base image that is in no registry; its tag is its id."""
 
-PATHS_HERE = frozenset(
-    {
-        "SSL_CERT_FILE",
-        "SSL_CERT_DIR",
-        "REQUESTS_CA_BUNDLE",
-        "PIP_CERT",
-        "CURL_CA_BUNDLE",
-        "GIT_SSL_CAINFO",
-        "NODE_EXTRA_CA_CERTS",
-    }
-)
-"""Variables for what runs on this machine: in a build they would name files that are not there."""
-
 _CHANGES_NOTHING = re.compile(r"(https?|ftp|no|all)_proxy|.*_TIMEOUT", re.IGNORECASE)
 """Variables that say how something is reached and not what it is."""
 
@@ -115,9 +102,5 @@ def _digest_of_sources(folder: Path) -> str:
 
 
 def _digest_of_arguments(environment: Mapping[str, str]) -> str:
-    telling = sorted(
-        (name, value)
-        for name, value in environment.items()
-        if name not in PATHS_HERE and not _CHANGES_NOTHING.fullmatch(name)
-    )
+    telling = sorted((name, value) for name, value in environment.items() if not _CHANGES_NOTHING.fullmatch(name))
     return hashlib.sha256(repr(telling).encode()).hexdigest()

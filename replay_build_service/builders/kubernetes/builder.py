@@ -11,9 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from replay_build_service.builders.base import RunningBuild, SessionCommand
+from replay_build_service.builders.base import IMAGE_GONE, SESSION_COMMAND, RunningBuild, SessionCommand
 from replay_build_service.builders.docker.instructions import Instructions
-from replay_build_service.builders.docker.recipe import PATHS_HERE
 from replay_build_service.builders.kubernetes import places
 from replay_build_service.builders.kubernetes.build import PodBuild
 from replay_build_service.builders.kubernetes.client import Cluster, ClusterFault, ClusterRefusal
@@ -28,20 +27,17 @@ from replay_build_service.builders.kubernetes.pods import (
 )
 from replay_build_service.builders.kubernetes.routing import node_for, ready_nodes
 from replay_build_service.builders.kubernetes.settings import KubernetesBuilderSettings
-from replay_build_service.builders.registry_images import ImageRegistry, KnownConfigurations, RegistryImages, refusal
+from replay_build_service.builders.registry_images import ImageRegistry, RegistryImages
 from replay_build_service.domain import (
     BuildFailure,
     BuildId,
     BuildJob,
     BuildRecipe,
-    FailureReason,
     RunnableImage,
 )
 from replay_build_service.errors import SourceFault
 
 log = logging.getLogger(__name__)
-
-SESSION_COMMAND = ("jupyterhub-singleuser",)
 
 
 class KubernetesBuilder:
@@ -54,7 +50,6 @@ class KubernetesBuilder:
         self.cluster = cluster
         self._recipe = recipe
         self._images = RegistryImages(registry, settings.image_prefix)
-        self._configurations = KnownConfigurations()
         self._cache_from: dict[BuildId, list[str]] = {}
 
     @property
@@ -112,27 +107,17 @@ class KubernetesBuilder:
         outgoing = replace(
             settings.outgoing, ca_file=places.AUTHORITIES_FILE if settings.ca_config_map is not None else None
         )
-        return Instructions(
-            url=job.resolved.fetch_url,
-            version=job.resolved.version,
-            repository=job.resolved.repository.url,
+        return Instructions.of(
+            job,
+            settings,
             outgoing_rules=outgoing.to_json(),
             image=self._images.full_name(job.image_name),
             push=True,
             cache_from=self._cache_from.get(job.build_id, []),
             base_image=settings.base_image,
             configuration_file=places.CONFIGURATION_FILE if settings.configuration is not None else None,
-            build_arguments={name: value for name, value in settings.environment.items() if name not in PATHS_HERE},
-            network=settings.network,
-            cgroup_parent=settings.cgroup_parent,
-            build=job.build_id,
             engine=engine_address(settings),
             data_root=places.ENGINE_DATA if settings.engine_data is not None else None,
-            time_limit=settings.time_limit,
-            output_limit=settings.output_limit,
-            repository_limit=settings.repository_limit,
-            disk_limit=settings.disk_limit,
-            free_disk=settings.free_disk,
             memory_limit=None,
             process_limit=None,
         )
@@ -150,19 +135,7 @@ class KubernetesBuilder:
 
     async def outcome(self, job: BuildJob, digest: str) -> RunnableImage | BuildFailure:
         """What a build that ended well has made. Raises `SourceFault` where the registry cannot say."""
-        image = self._images.made(job.image_name, digest)
-        configuration = await self._images.configuration(image)
-        if configuration is None:
-            return BuildFailure(
-                FailureReason.REGISTRY,
-                "The image was built, but the registry of this site has it not. Open the link again; if that does not help, "
-                "tell those who run the site.",
-            )
-        if (failure := refusal(configuration)) is not None:
-            await self._images.forget(job, digest)
-            return failure
-        self._configurations.keep(image.reference, configuration)
-        return image
+        return await self._images.outcome(job, digest)
 
     async def exists(self, image: RunnableImage, *, thoroughly: bool = False) -> bool:
         """See `Builder.exists`."""
@@ -170,14 +143,9 @@ class KubernetesBuilder:
 
     async def session(self, image: RunnableImage) -> SessionCommand:
         """See `Builder.session`."""
-        configuration = self._configurations.get(image.reference)
+        configuration = await self._images.configuration(image)
         if configuration is None:
-            configuration = await self._images.configuration(image)
-            if configuration is None:
-                raise SourceFault(
-                    "The image of this launch cannot be found any more. Open the repository's link again."
-                )
-            self._configurations.keep(image.reference, configuration)
+            raise SourceFault(IMAGE_GONE)
         return SessionCommand(SESSION_COMMAND, {}, None, configuration)
 
     async def tidy(self, job: BuildJob) -> None:

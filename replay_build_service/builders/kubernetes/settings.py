@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from replay_build_service.outgoing import OutgoingRules
+from replay_build_service.builders.docker.settings import ImageBuildSettings
 
 
-@dataclass(frozen=True, slots=True)
-class KubernetesBuilderSettings:
-    """Times in seconds, sizes in bytes. What is named ``Any`` is as in a pod's specification."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KubernetesBuilderSettings(ImageBuildSettings):
+    """Of a cluster. What is named ``Any`` is as in a pod's specification."""
 
     namespace: str
     builder_image: str
@@ -35,18 +35,7 @@ class KubernetesBuilderSettings:
     priority_class: str | None = None
     pod_wait: float = 300.0
     """How long a pod may wait for a node, its image and its start."""
-    image_prefix: str = ""
     base_image: str = ""
     """What repo2docker's images stand on: pinned."""
     configuration: str | None = None
     """The text of the administrator's configuration of repo2docker."""
-    network: str | None = None
-    cgroup_parent: str | None = None
-    time_limit: float = 1800.0
-    output_limit: int = 50_000_000
-    repository_limit: int = 2_000_000_000
-    disk_limit: int | None = 20_000_000_000
-    free_disk: int = 1_000_000_000
-    environment: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Given to repo2docker, and to builds as build arguments. It is no place for secrets."""
-    outgoing: OutgoingRules = field(default_factory=OutgoingRules)

@@ -25,7 +25,7 @@ _NO_CONTAINER = frozenset({"CreateContainerConfigError", "CreateContainerError",
 
 _REASONS = frozenset(FailureReason)
 
-TOOK_BACK = BuildFailure(
+_DELETED = BuildFailure(
     FailureReason.KILLED, "The build's pod was deleted before it was done. Open the link again to start a new one."
 )
 _EVICTED = BuildFailure(
@@ -117,7 +117,7 @@ def why_it_never_ran(pod: Mapping[str, Any], seconds: float, complaints: str) ->
 def ending_of(pod: Mapping[str, Any] | None, time_limit: float) -> Ending:
     """How an attempt ended whose pod is over; ``None`` for one that vanished without a last word. Seconds."""
     if pod is None:
-        return Ending(TOOK_BACK, is_worth_another=True)
+        return Ending(_DELETED, is_worth_another=True)
     ended: Mapping[str, Any] = _state(pod, BUILDER).get("terminated") or {}
     if (outcome := _told(ended.get("message") or "")) is not None:
         # Ended from outside means: by whoever deleted or evicted the pod.
@@ -144,7 +144,7 @@ def over_its_deadline(time_limit: float) -> BuildFailure:
 
 def _ended_from_outside(pod: Mapping[str, Any]) -> Ending:
     is_evicted = pod["status"].get("reason") is not None or not _is_deleted(pod)
-    return Ending(_EVICTED if is_evicted else TOOK_BACK, is_worth_another=True)
+    return Ending(_EVICTED if is_evicted else _DELETED, is_worth_another=True)
 
 
 def _is_deleted(pod: Mapping[str, Any]) -> bool:
