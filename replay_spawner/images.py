@@ -19,6 +19,12 @@ _GREATEST = 2**31 - 1
 """What the engine takes for an account's number, without a name of that spelling being looked up."""
 
 
+ROOT_IMAGE = (
+    "This image runs as root, which is not allowed here. The last USER in its Dockerfile must be another one, such as: "
+    "USER 1000"
+)
+
+
 def runs_as_root(user: str) -> bool:
     """Whether an image's ``USER`` says that it runs as root; none said means root, too.
 

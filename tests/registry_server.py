@@ -434,6 +434,39 @@ class RegistryServer:
         folder = self.files / "docker" / "registry" / "v2" / "blobs" / "sha256"
         return folder / hexadecimal[:2] / hexadecimal / "data"
 
+    def digest(self, repository: str, reference: str) -> str | None:
+        """What the registry itself says that a tag stands for; none where it has none."""
+        answer = self._manifest("HEAD", repository, reference)
+        return None if answer.status_code == 404 else answer.raise_for_status().headers["Docker-Content-Digest"]
+
+    def last_layer_file(self, image: str) -> Path:
+        """Where the last layer of ``host/repository@sha256:…`` lies."""
+        repository, _, digest = image.removeprefix(f"{self.settings().host}/").partition("@")
+        manifest = self._manifest("GET", repository, digest).raise_for_status().json()
+        return self.blob_file(manifest["layers"][-1]["digest"])
+
+    def corrupt_last_layer(self, image: str) -> None:
+        """Changes bytes of it on the registry's disk."""
+        file = self.last_layer_file(image)
+        file.write_bytes(bytes(byte ^ 0xFF for byte in file.read_bytes()))
+
+    @contextmanager
+    def that_cannot_store(self) -> Generator[None]:
+        """As if its disk were away: what is pushed meanwhile is refused."""
+        kept = self.files / "docker" / "registry" / "v2"
+        away = kept.with_name("v2-away")
+        kept.rename(away)
+        kept.write_text("not a folder: the registry cannot store anything")
+        try:
+            yield
+        finally:
+            kept.unlink()
+            away.rename(kept)
+
+    def _manifest(self, method: str, repository: str, reference: str) -> httpx.Response:
+        headers = {"Accept": f"{DOCKER.manifest}, {OCI.manifest}"}
+        return httpx.request(method, f"{self.url}/v2/{repository}/manifests/{reference}", headers=headers)
+
     @contextmanager
     def _pushing(self, repository: str) -> Generator[httpx.Client]:
         headers: dict[str, str] = {}

@@ -7,7 +7,6 @@ kubernetes_asyncio is there with the extra “kubernetes”.
 from __future__ import annotations
 
 import asyncio
-import os
 import ssl
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -16,14 +15,12 @@ from typing import Any, cast
 
 import aiohttp
 import yaml
-from kubernetes_asyncio import config
 from kubernetes_asyncio.client import AuthorizationV1Api, CoreV1Api
 from kubernetes_asyncio.client.api_client import ApiClient
-from kubernetes_asyncio.client.configuration import Configuration
 from kubernetes_asyncio.client.exceptions import ApiException
 from kubernetes_asyncio.config.config_exception import ConfigException
 
-from replay_build_service.builders.kubernetes.client import own_namespace
+from replay_build_service.builders.kubernetes.client import own_namespace, way_to_the_cluster
 from replay_build_service.doctor.verdicts import Verdict, failed, not_known, not_used, ok
 from replay_build_service.settings import ServiceSettings
 
@@ -31,7 +28,7 @@ RIGHTS = {
     "pods": ("get", "list", "watch", "create", "delete"),
     "pods/log": ("get",),
     "pods/exec": ("get", "create"),
-    "events": ("list", "watch"),
+    "events": ("list",),
 }
 """Of the core API group, in the namespace of builds."""
 
@@ -139,15 +136,9 @@ async def check_engine_pods(settings: ServiceSettings) -> Verdict:
 @asynccontextmanager
 async def _connected(settings: ServiceSettings) -> AsyncGenerator[_Connection]:
     """Raises `_NoCluster`."""
-    configuration = Configuration()
     try:
         namespace = settings.build_namespace or await asyncio.to_thread(own_namespace)
-        if settings.kubeconfig or "KUBERNETES_SERVICE_HOST" not in os.environ:
-            await config.load_kube_config(
-                config_file=settings.kubeconfig or None, client_configuration=configuration, persist_config=False
-            )
-        else:
-            config.load_incluster_config(client_configuration=configuration)
+        configuration = await way_to_the_cluster(settings.kubeconfig or None)
     except (ConfigException, OSError, yaml.YAMLError) as error:
         raise _NoCluster(f"nothing says how it is reached ({error})") from error
     if not namespace:

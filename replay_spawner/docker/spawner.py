@@ -6,8 +6,6 @@ Images come by digest or id. What a container is made of is `containers`, whom i
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
-from inspect import isawaitable
 from typing import Any, ClassVar
 
 import httpcore
@@ -15,7 +13,7 @@ from cachetools import LRUCache
 from docker.errors import APIError, ImageNotFound
 from jupyterhub.utils import fmt_ip_url
 from tornado import web
-from traitlets import Dict, Float, Integer
+from traitlets import Dict, Integer
 
 from replay_build_service.schemas import ImageModel, LaunchPlan
 from replay_spawner import images
@@ -27,7 +25,7 @@ from replay_spawner.docker.leftovers import Leftovers
 from replay_spawner.docker.pull import Pull
 from replay_spawner.faults import own_timeout
 from replay_spawner.plans import launch_in, marks, session_environment
-from replay_spawner.spawner import ReplayMixin
+from replay_spawner.sessions import SessionMixin
 from replay_spawner.steps import Steps
 
 STATE_SECONDS = 0.5
@@ -37,7 +35,7 @@ TERMINATE_SECONDS = 10.0
 """How long a server may take to end before it is killed."""
 
 
-class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[reportIncompatibleMethodOverride] - the mixin hands on what DockerSpawner returns
+class ReplayDockerSpawner(SessionMixin, AskingDockerSpawner):  # pyright: ignore[reportIncompatibleMethodOverride] - the mixin hands on what DockerSpawner returns
     """Runs a launch's image in a container of its own, which goes with the session; ordinary servers stay the admin's.
 
     Of the admin's settings a session has the network, what the hub needs to be reached, and how it shares the machine.
@@ -54,28 +52,12 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
         """
     ).tag(config=True)
     replay_most_processes = Integer(4096, help="How many processes and threads a session may have.").tag(config=True)
-    replay_answer_timeout = Float(
-        None,
-        allow_none=True,
-        help="Seconds that a session's server has to answer; `http_timeout` where none are given. `start_timeout` ends it, too.",
-    ).tag(config=True)
-
     _leftovers: ClassVar[Leftovers] = Leftovers()
     _needing_home: ClassVar[LRUCache[str, bool]] = LRUCache(images.MOST_KNOWN)
     """Of images of which a session may be made: whether their users need one. By location, which always means the same."""
 
-    _session: str | None = None
-    """The launch that this server is, none for an ordinary one; kept over a restart of the hub."""
-
     _starting = _fetching = False
-    _may_exist = False
-    """Whether there may be a container of the session that is still to be removed."""
-
     _engine_was_silent = False
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._steps, self._began = Steps(), asyncio.Event()
-        super().__init__(*args, **kwargs)
 
     # from a plan to a server that answers
 
@@ -113,11 +95,7 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
     async def _start_session(self, plan: LaunchPlan, deadline: float) -> tuple[str, int]:
         location = containers.ImageLocation.parse(plan.location)
         if location is None:
-            self.log.error("The image of launch %s has no digest: %s", plan.launch, plan.location)
-            raise self.refusal(
-                422,
-                "The image of this launch is not known by its digest, so it cannot be run. Tell the administrators.",
-            )
+            raise self._refusal_without_digest(plan)
         if self.internal_ssl:
             self.log.error("JupyterHub.internal_ssl is on: sessions of launches have no certificates yet")
             raise self.refusal(
@@ -139,14 +117,6 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
         self._steps.tell(80, "Waiting for the server")
         await self._until_it_answers(address, started, deadline)
         return address
-
-    def _refuse_root(self, image: ImageModel) -> None:
-        if images.runs_as_root(image.user):
-            raise self.refusal(
-                422,
-                "This image runs as root, which is not allowed here. The last USER in its Dockerfile must be another one, "
-                "such as: USER 1000",
-            )
 
     def _apply(self, plan: LaunchPlan) -> None:
         """The plan over the admin's settings and hooks, until the next spawn."""
@@ -304,17 +274,6 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
 
     # what the hub asks of a session that starts, runs and ends
 
-    async def progress(self) -> AsyncGenerator[dict[str, Any]]:
-        """What is being done for a launch; the hub stops asking when the start has ended."""
-        # Whether this is a launch is known once its plan has come.
-        await self._began.wait()
-        if self.plan is None:
-            async for event in super().progress():
-                yield event
-            return
-        async for step in self._steps.follow():
-            yield step
-
     async def poll(self) -> int | str | None:  # pyright: ignore[reportIncompatibleMethodOverride] - as DockerSpawner
         """None while the session runs, or while the engine does not say: its silence is no word on what it runs."""
         if self._session is None:
@@ -364,20 +323,6 @@ class ReplayDockerSpawner(ReplayMixin, AskingDockerSpawner):  # pyright: ignore[
         if self._session is not None and self._may_exist:
             self._may_exist, self.object_id = False, ""
             await self._leftovers.remove(self.docker, containers.container_name(self._session))
-
-    async def run_post_stop_hook(self) -> None:
-        """Also when a server died by itself or never started, what belonged to its session goes."""
-        await self._discard()
-        hook: Any = super().run_post_stop_hook()
-        if isawaitable(hook):
-            await hook
-
-    def get_state(self) -> dict[str, Any]:
-        """What a restarted hub needs: the container, and that it is a launch's."""
-        state: dict[str, Any] = super().get_state()
-        if self._session is not None and self._may_exist:
-            state["replay_launch"] = self._session
-        return state
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Find a running session again, or the container of one whose start a hub did not live to finish."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import aiohttp
 from kubernetes_asyncio.client.exceptions import ApiException
 
+from replay_spawner import images
 from replay_spawner.answers import Started, last_lines, safe, size_of
 from replay_spawner.faults import NotStarted, unexplained
 from replay_spawner.fetching import PullFault, fault_of, sentence_for
@@ -14,11 +15,6 @@ from replay_spawner.kube.pods import NOTEBOOK, NotTheLaunch
 from replay_spawner.kube.states import Ended, PodState, Waiting
 
 PULLING_FAILS = frozenset({"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "ErrImageNeverPull"})
-
-ROOT_IMAGE = (
-    "This image runs as root, which is not allowed here. The last USER in its Dockerfile must be another one, such as: "
-    "USER 1000"
-)
 
 _ADMINS = "Tell the administrators."
 _AGAIN = "Open the link again."
@@ -190,7 +186,7 @@ def _of_waiting(waiting: Waiting, started: Started, pull_said: str) -> Trouble:
 
 def _of_configuration(said: str) -> Trouble:
     if "will run as root" in said:
-        return Trouble("root", ROOT_IMAGE, is_final=True)
+        return Trouble("root", images.ROOT_IMAGE, is_final=True)
     if "non-numeric user" in said:
         return Trouble(
             "named user",

@@ -7,8 +7,7 @@ how the cluster is asked `cluster`, how a pod goes `leftovers`.
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Mapping
-from inspect import isawaitable
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from cachetools import LRUCache
@@ -28,7 +27,7 @@ from replay_spawner.kube.reasons import ClusterSilent
 from replay_spawner.kube.states import Fetched, PodState, pod_state
 from replay_spawner.kube.telling import Telling
 from replay_spawner.plans import launch_in, session_environment
-from replay_spawner.spawner import ReplayMixin
+from replay_spawner.sessions import SessionMixin
 from replay_spawner.steps import Steps
 
 _BY_DIGEST = re.compile(r"[A-Za-z0-9\[][A-Za-z0-9._:/\[\]-]*@sha256:[0-9a-f]{64}")
@@ -37,7 +36,7 @@ _OF_THE_LAUNCH = ("REPLAY_LAUNCH", "REPLAY_LINK", "REPLAY_REPOSITORY", "REPLAY_C
 """The mixin's variables."""
 
 
-class ReplayKubeSpawner(ReplayMixin, FollowingKubeSpawner):  # pyright: ignore[reportIncompatibleMethodOverride] - the mixin hands on what KubeSpawner returns
+class ReplayKubeSpawner(SessionMixin, FollowingKubeSpawner):  # pyright: ignore[reportIncompatibleMethodOverride] - the mixin hands on what KubeSpawner returns
     """Runs a launch's image, by its digest, in a pod that goes with the session; ordinary servers stay the admin's.
 
     Profiles, templates, hooks and ``extra_*`` settings are the admin's for sessions, too. The plan is applied over them,
@@ -56,11 +55,6 @@ class ReplayKubeSpawner(ReplayMixin, FollowingKubeSpawner):  # pyright: ignore[r
         container, the person's home among them: a stranger's code runs there. Names are those in the pod, after templates.
         """,
     ).tag(config=True)
-    replay_answer_timeout = Float(
-        None,
-        allow_none=True,
-        help="Seconds that a session's server has to answer; `http_timeout` where none are given. `start_timeout` ends it, too.",
-    ).tag(config=True)
     replay_room_timeout = Float(
         None,
         allow_none=True,
@@ -71,14 +65,8 @@ class ReplayKubeSpawner(ReplayMixin, FollowingKubeSpawner):  # pyright: ignore[r
     _known_images: ClassVar[LRUCache[str, Fetched]] = LRUCache(images.MOST_KNOWN)
     """What fetching them took; by location, which always means the same."""
 
-    _session: str | None = None
-    """The launch that this server is, none for an ordinary one; kept over a restart of the hub."""
-
     _current: Start | None = None
     """The start that is going on."""
-
-    _may_exist = False
-    """Whether there may be a pod of the session that is still to be removed."""
 
     _is_finished = False
     """Whether its start was seen to end well, by this hub or an earlier one."""
@@ -92,10 +80,6 @@ class ReplayKubeSpawner(ReplayMixin, FollowingKubeSpawner):  # pyright: ignore[r
     """What making the pod last failed with, where that is tried again."""
 
     _cluster_was_silent = False
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._steps, self._began = Steps(), asyncio.Event()
-        super().__init__(*args, **kwargs)
 
     # from a plan to a server that answers
 
@@ -185,13 +169,9 @@ class ReplayKubeSpawner(ReplayMixin, FollowingKubeSpawner):  # pyright: ignore[r
     async def _apply(self, plan: LaunchPlan) -> None:
         """The plan over the admin's settings and profiles, until the next spawn."""
         if not _BY_DIGEST.fullmatch(plan.location):
-            self.log.error("The image of launch %s has no digest: %s", plan.launch, plan.location)
-            raise self.refusal(
-                422,
-                "The image of this launch is not known by its digest, so it cannot be run. Tell the administrators.",
-            )
-        if plan.container is not None and images.runs_as_root(plan.container.user):
-            raise self.refusal(422, reasons.ROOT_IMAGE)
+            raise self._refusal_without_digest(plan)
+        if plan.container is not None:
+            self._refuse_root(plan.container)
         resources = plan.resources
         self.override(
             image=plan.location,
@@ -253,17 +233,6 @@ class ReplayKubeSpawner(ReplayMixin, FollowingKubeSpawner):  # pyright: ignore[r
 
     # what the hub asks of a session that starts, runs and ends
 
-    async def progress(self) -> AsyncGenerator[dict[str, Any]]:
-        """What is being done for a launch; the hub stops asking when the start has ended."""
-        # Whether this is a launch is known once its plan has come.
-        await self._began.wait()
-        if self.plan is None:
-            async for event in super().progress():
-                yield event
-            return
-        async for step in self._steps.follow():
-            yield step
-
     async def poll(self) -> int | str | None:  # pyright: ignore[reportIncompatibleMethodOverride] - says more than a number
         """None while the session runs, or while the cluster does not say: its silence is no word on what it runs."""
         if self._session is None:
@@ -311,20 +280,6 @@ class ReplayKubeSpawner(ReplayMixin, FollowingKubeSpawner):  # pyright: ignore[r
 
     def _session_pod(self, launch: str) -> SessionPod:
         return SessionPod(self.namespace, self.pod_name, launch)
-
-    async def run_post_stop_hook(self) -> None:
-        """Also when a server died by itself or never started, what belonged to its session goes."""
-        await self._discard()
-        hook: Any = super().run_post_stop_hook()
-        if isawaitable(hook):
-            await hook
-
-    def get_state(self) -> dict[str, Any]:
-        """What a restarted hub needs: the pod, and that it is a launch's."""
-        state: dict[str, Any] = super().get_state()
-        if self._session is not None and self._may_exist:
-            state["replay_launch"] = self._session
-        return state
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Find a running session again, or the pod of one whose start a hub did not live to finish."""

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from demo.git_server import GitServer
@@ -69,9 +68,7 @@ class TestWhatIsBuilt:
             outcome = await build.outcome()
             assert isinstance(outcome, RunnableImage), (outcome, lines(log)[-30:])
             host = bench.registry.settings().host
-            accept = "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json"
-            url = f"{bench.registry.url}/v2/{job.image_name.repository}/manifests/{job.image_name.tag}"
-            digest = httpx.head(url, headers={"Accept": accept}).headers["Docker-Content-Digest"]
+            digest = bench.registry.digest(job.image_name.repository, job.image_name.tag)
             assert outcome.location == outcome.reference == f"{host}/{job.image_name.repository}@{digest}"
             assert await builder.exists(outcome, thoroughly=True)
             phases = [record.phase for record in log if record.kind is EventKind.PHASE]
@@ -119,19 +116,24 @@ class TestWhatIsBuilt:
             said, _ = await failure(builder, job)
             assert said.reason is FailureReason.CANNOT_BUILD
             assert "root" in said.message
-            assert not await builder.exists(builder._images.made(job.image_name, f"sha256:{'0' * 64}"))
+            assert bench.registry.digest(job.image_name.repository, job.image_name.tag) is None
 
-    async def test_with_an_account_only_the_builder_may_push(self, bench: BuildBench, kube: Kube) -> None:
-        """The Secret is mounted, and nothing of the pod's specification has it."""
+    async def test_the_account_that_pushes_is_a_file_of_the_builder_alone(self, bench: BuildBench, kube: Kube) -> None:
         async with bench.builder(push_secret="push") as builder:
             bench.push_secret("push", bench.registry.settings().host, "YTpi")
-            job = bench.job(builder, bench.dockerfile("RUN echo ready; sleep 3; :"))
+            job = bench.job(builder, bench.dockerfile("RUN echo ready; sleep 6; :"))
             build = await builder.start(job)
             position, _ = await until_says(build, "ready")
-            told = await asyncio.to_thread(
-                kube.run_in, bench.namespace, bench.pod_name(job), "stat", "--format=%a %u", "/replay/credentials/config.json", container="builder"
-            )  # fmt: skip
-            assert told.strip().endswith("0")
+
+            async def said(container: str, script: str) -> str:
+                command = ("sh", "-c", script)
+                where = bench.namespace, bench.pod_name(job)
+                return (await asyncio.to_thread(kube.run_in, *where, *command, container=container)).strip()
+
+            assert await said("builder", "stat -L -c '%a %u' /replay/credentials/config.json") == "400 0"
+            everywhere = "grep -rls YTpi /build /replay /tmp /proc/1/environ || echo none"
+            assert "/replay/private/docker/config.json" in await said("builder", everywhere), "what it pushes with"
+            assert await said("log", everywhere) == "none"
             assert "YTpi" not in str(bench.pod(job))
             async for _ in build.follow(position):
                 pass
@@ -358,17 +360,10 @@ class TestWhatGoesAway:
             job = bench.job(builder, bench.dockerfile("RUN echo ready; sleep 4; date > /srv/x; :"))
             build = await builder.start(job)
             position, _ = await until_says(build, "ready")
-            uploads = cluster_registry.files / "docker/registry/v2"
-            moved = uploads.with_name("v2-away")
-            uploads.rename(moved)
-            uploads.write_text("not a folder: the registry cannot store anything")
-            try:
+            with cluster_registry.that_cannot_store():
                 async for _ in build.follow(position):
                     pass
                 outcome = await build.outcome()
-            finally:
-                uploads.unlink()
-                moved.rename(uploads)
             assert isinstance(outcome, BuildFailure)
             assert outcome.reason is FailureReason.REGISTRY, outcome
             await builder.discard(job)

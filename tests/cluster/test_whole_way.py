@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from demo.people import ADA, NOTEBOOKS_MEMBER, Person
@@ -63,14 +62,6 @@ def marked(value: str) -> dict[str, str]:
     }
 
 
-def digest_in_registry(registry: RegistryServer, image_name: str) -> str:
-    repository, _, tag = image_name.rpartition(":")
-    accept = "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json"
-    answer = httpx.head(f"{registry.url}/v2/{repository}/manifests/{tag}", headers={"Accept": accept})
-    assert answer.status_code == 200, answer
-    return answer.headers["Docker-Content-Digest"]
-
-
 def builds_of(site: Site, repo: Repo) -> list[tuple[str, str]]:
     return site.rows("SELECT status, coalesce(failure_reason, '') FROM builds WHERE repository = ? ORDER BY created_at", repo.url.removesuffix(".git"))  # fmt: skip
 
@@ -94,9 +85,10 @@ def test_from_a_link_to_a_cell_that_ran_in_a_pod(
     pod = cluster_sites.session_pod(site)
     (notebook,) = [one for one in pod["spec"]["containers"] if one["name"] == "notebook"]
     name = launch["image_name"]
-    digest = digest_in_registry(cluster_registry, name)
+    repository, _, tag = name.rpartition(":")
+    digest = cluster_registry.digest(repository, tag)
     host = cluster_registry.settings().host
-    assert notebook["image"] == launch["image"] == f"{host}/{name.rpartition(':')[0]}@{digest}"
+    assert notebook["image"] == launch["image"] == f"{host}/{repository}@{digest}"
     assert site.rows("SELECT image_reference FROM builds") == [(launch["image"],)]
     # A cell prints the commit and the value; in it, the limit is the container's.
     code = (
@@ -179,7 +171,7 @@ class TestFaults:
         with no_more_pods(cluster_sites):
             ada.launch_and_fail(repo)
         ((image,),) = site.rows("SELECT image_reference FROM builds WHERE repository LIKE '%damaged%'")
-        damage_last_layer(cluster_registry, image)
+        cluster_registry.corrupt_last_layer(image)
         said = ada.launch_and_fail(repo)
         assert "image" in said, said
         cluster_sites.nothing_is_left()
@@ -226,12 +218,3 @@ def no_more_pods(sites: ClusterSites) -> Iterator[None]:
     sites.kube.wait_until(lambda: sites.cluster.kubectl(*command) == "0", "the quota is counted")
     yield
     sites.cluster.kubectl("delete", "resourcequota", "none", f"--namespace={sites.users}")
-
-
-def damage_last_layer(registry: RegistryServer, image: str) -> None:
-    """Changes bytes of an image's last layer on the registry's disk."""
-    repository, _, digest = image.removeprefix(f"{registry.settings().host}/").partition("@")
-    accept = "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json"
-    manifest = httpx.get(f"{registry.url}/v2/{repository}/manifests/{digest}", headers={"Accept": accept}).json()
-    data = registry.blob_file(manifest["layers"][-1]["digest"])
-    data.write_bytes(bytes(byte ^ 0xFF for byte in data.read_bytes()))

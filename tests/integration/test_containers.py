@@ -4,7 +4,6 @@ import secrets
 import signal
 from collections.abc import Callable, Iterator
 
-import httpx
 import psutil
 import pytest
 
@@ -22,13 +21,10 @@ def notebook_image(registry: RegistryServer, *lines: str) -> str:
     return "\n".join([f"FROM {registry.settings().host}/{NOTEBOOK_TAG}", "USER root", *lines, "USER 1000", ""])
 
 
-def digest_in_registry(registry: RegistryServer, name: str) -> str:
+def digest_in_registry(registry: RegistryServer, name: str) -> str | None:
     """What the registry itself says of ``host/repository:tag``."""
     repository, _, tag = name.removeprefix(f"{registry.settings().host}/").rpartition(":")
-    accept = "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json"
-    answer = httpx.head(f"{registry.url}/v2/{repository}/manifests/{tag}", headers={"Accept": accept})
-    assert answer.status_code == 200, answer
-    return answer.headers["Docker-Content-Digest"]
+    return registry.digest(repository, tag)
 
 
 def run_in(engine: ContainerEngine, site: Site, *command: str) -> str:
@@ -202,15 +198,8 @@ class TestWhatGoesAway:
         ada = site.client(ADA)
         launch = ada.launch(repo).json()["id"]
         follow_until(ada, launch, says("ready"))
-        uploads = image_registry.files / "docker/registry/v2"
-        moved = uploads.with_name("v2-away")
-        uploads.rename(moved)
-        uploads.write_text("not a folder: the registry cannot store anything")
-        try:
+        with image_registry.that_cannot_store():
             failed = ada.failure_of(launch)
-        finally:
-            uploads.unlink()
-            moved.rename(uploads)
         assert "registry of this site" in failed, failed
         assert builds_of(site, repo) == [("failed", "registry")]
         assert list((site.state / "images").iterdir()) == []
@@ -280,7 +269,10 @@ class TestWhatGoesAway:
         ada = site.client(ADA)
         first = ada.launch_and_wait(repo)
         site.stop_server(ADA)
-        damage_last_layer(image_registry, first["image"], damage)
+        if damage == "gone":
+            image_registry.last_layer_file(first["image"]).unlink()
+        else:
+            image_registry.corrupt_last_layer(first["image"])
         forget(container_engine, image_registry, first)
         said = ada.launch_and_fail(repo)
         assert "registry" in said, said
@@ -293,19 +285,6 @@ class TestWhatGoesAway:
         assert again["image_name"] == first["image_name"]
         assert builds_of(site, repo) == [("succeeded", ""), ("succeeded", "")]
         site.stop_server(ADA)
-
-
-def damage_last_layer(registry: RegistryServer, image: str, damage: str) -> None:
-    """Takes the file of an image's last layer from the registry's disk, or changes bytes of it."""
-    repository, _, digest = image.removeprefix(f"{registry.settings().host}/").partition("@")
-    accept = "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json"
-    manifest = httpx.get(f"{registry.url}/v2/{repository}/manifests/{digest}", headers={"Accept": accept}).json()
-    layer = manifest["layers"][-1]["digest"].removeprefix("sha256:")
-    (data,) = registry.files.rglob(f"blobs/sha256/{layer[:2]}/{layer}/data")
-    if damage == "gone":
-        data.unlink()
-    else:
-        data.write_bytes(bytes(byte ^ 0xFF for byte in data.read_bytes()))
 
 
 def forget(engine: ContainerEngine, registry: RegistryServer, launch: dict[str, str]) -> None:

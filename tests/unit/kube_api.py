@@ -12,7 +12,8 @@ import pytest
 from kubespawner import clients
 from tornado import web
 
-from tests.unit.kube_cases import LAUNCH, PLAN, Spawner, asked, spawner_of
+from tests.unit.kube_cases import PLAN, Spawner, asked, spawner_of
+from tests.unit.launch_plans import LAUNCH
 
 NAMESPACE, NAME = "users", "jupyter-ada"
 PODS = kmock.resource("", "v1", "pods")

@@ -11,28 +11,13 @@ from kubernetes_asyncio.config import kube_config
 from kubespawner.clients import shared_client
 from traitlets.config import Config
 
-from replay_build_service.schemas import ImageModel, LaunchPlan, PlanRequest, ResourcesModel
+from replay_build_service.schemas import ImageModel, LaunchPlan, PlanRequest
 from replay_spawner.kube import ReplayKubeSpawner
-
-GIB = 1024**3
-LAUNCH = "0123456789abcdef" * 2
-DIGEST = "sha256:" + "ab" * 32
+from tests.unit.launch_plans import LAUNCH
+from tests.unit.launch_plans import PLAN as ANY_PLAN
 
 IMAGE = ImageModel(user="1000", working_dir="/home/jovyan", home=None, entrypoint=["/entry"], command=[])
-PLAN = LaunchPlan(
-    launch=LAUNCH,
-    vo="vo.notebooks.egi.eu",
-    repository="https://github.com/EGI-Federation/binder-example",
-    version="c0ffee" * 6 + "c0ff",
-    link="/v2/gh/EGI-Federation/binder-example/HEAD",
-    image=DIGEST,
-    location=f"registry.example.org/replay/binder-example@{DIGEST}",
-    container=IMAGE,
-    command=["jupyterhub-singleuser"],
-    environment={"OF_THE_IMAGE": "yes", "SET_BY_BOTH": "plan"},
-    source=None,
-    resources=ResourcesModel(memory_guarantee=2 * GIB, memory_limit=4 * GIB, cpu_guarantee=0.5, cpu_limit=2.0),
-)
+PLAN = ANY_PLAN.model_copy(update={"container": IMAGE, "environment": {"OF_THE_IMAGE": "yes", "SET_BY_BOTH": "plan"}})
 
 # A hub as many have it: a default image, a profile that is chosen where nobody chooses, and one that somebody may.
 ADMINS: dict[str, Any] = {

@@ -33,25 +33,17 @@ from replay_spawner.docker.leftovers import Leftovers
 from replay_spawner.fetching import sentence_for
 from replay_spawner.images import has_account, image_model, is_named, may_lack_a_home, names_root, runs_as_root
 from replay_spawner.plans import LAUNCH_LABEL
+from tests.unit.launch_plans import DIGEST, GIB, LAUNCH
+from tests.unit.launch_plans import PLAN as ANY_PLAN
 
 MIB = 1024**2
-GIB = 1024**3
-LAUNCH = "0123456789abcdef" * 2
-DIGEST = "sha256:" + "ab" * 32
 IMAGE = ImageModel(user="1000", working_dir="/srv/project", home=None, entrypoint=[], command=[])
-PLAN = LaunchPlan(
-    launch=LAUNCH,
-    vo="vo.notebooks.egi.eu",
-    repository="https://github.com/EGI-Federation/binder-example",
-    version="c0ffee" * 6 + "c0ff",
-    link="/v2/gh/EGI-Federation/binder-example/HEAD",
-    image=DIGEST,
-    location=f"127.0.0.1:5000/replay/binder-example@{DIGEST}",
-    container=IMAGE,
-    command=["jupyterhub-singleuser"],
-    environment={"FILES": "{home}/files"},
-    source=None,
-    resources=ResourcesModel(memory_guarantee=2 * GIB, memory_limit=4 * GIB, cpu_guarantee=0.5, cpu_limit=2.0),
+PLAN = ANY_PLAN.model_copy(
+    update={
+        "location": f"127.0.0.1:5000/replay/binder-example@{DIGEST}",
+        "container": IMAGE,
+        "environment": {"FILES": "{home}/files"},
+    }
 )
 
 

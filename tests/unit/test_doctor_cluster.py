@@ -56,11 +56,11 @@ def review(without: set[tuple[str, str]]) -> Callable[[Any], dict[str, Any]]:
 async def test_every_right_is_asked_for_and_those_that_lack_are_named(
     kmock: kmocks.RawHandler, kubeconfig: str
 ) -> None:
-    kmock[REVIEWS] << review({("create", "pods/exec"), ("watch", "events")})
+    kmock[REVIEWS] << review({("create", "pods/exec"), ("list", "events")})
     verdict = await check_rights(in_cluster(kubeconfig))
     assert verdict.state is State.FAILED
-    assert "create pods/exec, watch events" in verdict.message
-    assert "resources: [events, pods/exec], verbs: [create, watch]" in verdict.remedy
+    assert "create pods/exec, list events" in verdict.message
+    assert "resources: [events, pods/exec], verbs: [create, list]" in verdict.remedy
     asked = [request.data["spec"]["resourceAttributes"] for request in kmock[REVIEWS]]
     named = {("/".join(filter(None, (one["resource"], one.get("subresource")))), one["verb"]) for one in asked}
     assert named == {(resource, verb) for resource, verbs in RIGHTS.items() for verb in verbs}

@@ -8,7 +8,8 @@ from tornado import web
 
 from replay_spawner.kube import pods
 from replay_spawner.kube.pods import NotTheLaunch
-from tests.unit.kube_cases import DIGEST, IMAGE, PLAN, no_cluster, notebook, spawned, spawner_of
+from tests.unit.kube_cases import IMAGE, PLAN, no_cluster, notebook, spawned, spawner_of
+from tests.unit.launch_plans import DIGEST
 
 pytestmark = pytest.mark.usefixtures(no_cluster.__name__)
 

@@ -12,9 +12,6 @@ from kubespawner.slugs import is_valid_label
 from replay_build_service.schemas import ResourcesModel
 from tests.unit.kube_cases import (
     ADMINS,
-    DIGEST,
-    GIB,
-    LAUNCH,
     PLAN,
     Spawner,
     environment,
@@ -23,6 +20,7 @@ from tests.unit.kube_cases import (
     spawned,
     spawner_of,
 )
+from tests.unit.launch_plans import DIGEST, GIB, LAUNCH
 
 pytestmark = pytest.mark.usefixtures(no_cluster.__name__)
 

@@ -24,7 +24,8 @@ from tests.unit.kube_api import (
     steps,
     until,
 )
-from tests.unit.kube_cases import LAUNCH, Spawner, no_cluster
+from tests.unit.kube_cases import Spawner, no_cluster
+from tests.unit.launch_plans import LAUNCH
 
 __all__ = ["api", "no_cluster"]
 

@@ -23,7 +23,6 @@ from kubernetes_asyncio import config
 from kubernetes_asyncio.client import CoreV1Api
 from kubernetes_asyncio.client.api_client import ApiClient
 from kubernetes_asyncio.client.configuration import Configuration
-from kubernetes_asyncio.config.config_exception import ConfigException
 from kubernetes_asyncio.stream import WsApiClient
 
 from replay_build_service.errors import SourceFault
@@ -87,6 +86,16 @@ def own_namespace() -> str | None:
         return None
 
 
+async def way_to_the_cluster(kubeconfig: str | None) -> Configuration:
+    """What that file says; without one the pod's own account, or else what ``KUBECONFIG`` says. Raises `ConfigException`."""
+    configuration = Configuration()
+    if kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ:
+        config.load_incluster_config(client_configuration=configuration)
+    else:
+        await config.load_kube_config(config_file=kubeconfig, client_configuration=configuration, persist_config=False)
+    return configuration
+
+
 class Cluster:
     """One namespace of a cluster. Use as an asynchronous context manager."""
 
@@ -98,13 +107,7 @@ class Cluster:
 
     async def __aenter__(self) -> Self:
         """Raises `ConfigException` where nothing says how the cluster is reached."""
-        configuration = Configuration()
-        if self._kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ:
-            config.load_incluster_config(client_configuration=configuration)
-        else:
-            await config.load_kube_config(
-                config_file=self._kubeconfig, client_configuration=configuration, persist_config=False
-            )
+        configuration = await way_to_the_cluster(self._kubeconfig)
         # As they are typed, they take and give models; here they take and give plain objects.
         client: Any = ApiClient(configuration)
         self._api: Any = CoreV1Api(await self._resources.enter_async_context(client))
@@ -293,6 +296,3 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         for line in lines:
             if line:
                 yield line
-
-
-__all__ = ["Cluster", "ClusterFault", "ClusterRefusal", "ConfigException", "PodSeen", "own_namespace"]
