@@ -253,4 +253,5 @@ if processes := setting("BUILD_PROCESS_LIMIT"):
 # ---- Whatever a site adds ------------------------------------------------------------------------------------------------
 
 for file in sorted(Path(setting("EXTRA_CONFIG")).glob("*.py")) if setting("EXTRA_CONFIG") else ():
-    exec(compile(file.read_text(), file, "exec"))  # noqa: S102 - the administrator's own, as this file is
+    # With the c of this file, so that it can change what is set above: load_subconfig would give it an empty one.
+    exec(compile(file.read_text(), file, "exec"))  # noqa: S102 - it is the administrator's program, as this file is

@@ -5,47 +5,29 @@ names. A server is ready when the event says so that its person follows, Replay'
 again, which would take the little that such a machine has from the pod that starts.
 """
 
-import asyncio
 import json
-import secrets
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from benchmarks import containers
-from benchmarks.containers import contents, environment_dockerfile, spread3, stock_build
+from benchmarks.cluster_bench import SECONDS, Bench, PodWatch, bench
+from benchmarks.cluster_builds import measure_builds
+from benchmarks.containers import spread3
 from benchmarks.figures import spread
-from demo.git_server import GitServer
 from demo.people import ADA, Person
-from replay_build_service.builders.kubernetes.pods import BUILDER
-from replay_build_service.domain import EventKind, Phase, RunnableImage
 from replay_spawner.kube.pods import NOTEBOOK
-from tests.cluster.builds import BuildBench
-from tests.cluster.conftest import digest_of, made_builder_image, made_notebook_image, pushed
-from tests.cluster.external import external_cluster
-from tests.cluster.kube import Kube
-from tests.cluster.kubernetes import Cluster
 from tests.cluster.site import ClusterSites
 from tests.cluster.test_whole_way import CROWD
-from tests.containers.engine import ContainerEngine
-from tests.containers.site import BASE_TAG
-from tests.registry_server import RegistryServer
-from tests.site import ApiClient, Site, Sites, make_repository
+from tests.site import ApiClient, Site, Sites
 
 CROWDS = 2
 """How often everybody comes at once, to each of the two hubs."""
-ROUNDS_OF_BUILDS = 3
-SECONDS = 600
-"""For any one thing to happen."""
 
 # As a session's pod is: what the plain hub would do otherwise is no part of the comparison.
 _THE_SAME_POD = """
@@ -62,93 +44,6 @@ c.Spawner.default_url = ""
 # Twenty servers on two cores take their time, and neither hub is to give up on them.
 _PATIENCE = "c.Spawner.start_timeout = 300\nc.Spawner.http_timeout = 300\n"
 _RESOURCES = {"MEM_GUARANTEE": "64M", "MEM_LIMIT": "1G"}
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What stands around launches and builds."""
-
-    sites: ClusterSites
-    """Without namespaces: each site has its own."""
-    git: GitServer
-    notebook_image: str
-    folder: Path
-    resources: ExitStack
-
-    @property
-    def kube(self) -> Kube:
-        return self.sites.kube
-
-    def namespaces(self) -> ClusterSites:
-        """For one more site."""
-        names = {name: self.resources.enter_context(self.kube.namespace(name)) for name in ("users", "builds")}
-        return replace(self.sites, **names)
-
-
-@contextmanager
-def bench(folder: Path) -> Generator[Bench]:
-    for name in ("registry", "git"):
-        (folder / name).mkdir(parents=True)
-    with ExitStack() as made:
-        cluster = external_cluster() or made.enter_context(Cluster())
-        kube = made.enter_context(Kube(cluster))
-        registry = RegistryServer(folder / "registry", host=cluster.host_address, port=cluster.registry_port)
-        made.enter_context(registry)
-        host = registry.settings().host
-        cluster.trust_registry(host)
-        engine = made.enter_context(ContainerEngine(insecure_registries=[host]))
-        engine.import_base(f"{host}/{BASE_TAG}")
-        pushed(engine, f"{host}/{BASE_TAG}")
-        base, builder = digest_of(engine, f"{host}/{BASE_TAG}"), made_builder_image(engine, host)
-        git = made.enter_context(GitServer(folder / "git", host=cluster.host_address, loopback_only=False))
-        sites = ClusterSites(cluster, kube, engine, registry, base, builder, users="", builds="")
-        yield Bench(sites, git, made_notebook_image(engine, host), folder, made)
-
-
-class PodWatch:
-    """When pods of a namespace were made and when a container of theirs ran, as this machine heard of it.
-
-    By the clock of `time.perf_counter`. A context manager.
-    """
-
-    def __init__(self, kube: Kube, namespace: str, container: str) -> None:
-        started = f'{{.status.containerStatuses[?(@.name=="{container}")].state.running.startedAt}}'
-        self._command = kube.cluster.kubectl_command(
-            "get", "pods", f"--namespace={namespace}", "--watch-only", f'--output=jsonpath={{.metadata.uid}} {started}{{"\\n"}}'
-        )  # fmt: skip
-        self._process: subprocess.Popen[str] | None = None
-        self.made: dict[str, float] = {}
-        """By uid."""
-        self.runs: dict[str, float] = {}
-
-    def __enter__(self) -> Self:
-        self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
-        threading.Thread(target=self._read, args=(self._process,), daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(20)
-
-    def _read(self, process: "subprocess.Popen[str]") -> None:
-        assert process.stdout
-        for line in process.stdout:
-            now, words = time.perf_counter(), line.split()
-            if words:
-                self.made.setdefault(words[0], now)
-            if len(words) > 1:
-                self.runs.setdefault(words[0], now)
-
-    def last_since(self, moment: float) -> tuple[float, float]:
-        """When the last one was made of the pods that were made since, and when the last one's container ran."""
-        new = [uid for uid, made in self.made.items() if made > moment]
-        return max(self.made[uid] for uid in new), max(self.runs[uid] for uid in new)
-
-
-# ---- launches
 
 
 @dataclass(frozen=True)
@@ -314,88 +209,6 @@ def table(plains: Sequence[Started], replays: Sequence[Started], shown: Callable
 
 def ratio(plains: Sequence[Started], replays: Sequence[Started]) -> float:
     return median(one.ready for one in replays) / median(one.ready for one in plains)
-
-
-# ---- builds
-
-
-@dataclass(frozen=True)
-class Built:
-    """One build in a pod: seconds."""
-
-    taken: float
-    """All of it: until the service knows the image."""
-    pod_start: float
-    """From the pod's making to its builder's running, as this machine heard of both."""
-    until_phase: Mapping[str, float]
-    """From the start to what the build itself said, ``end`` being its last word."""
-
-
-async def our_build(builds: BuildBench, watch: PodWatch, files: Mapping[str, str]) -> Built:
-    """By the builder as the service uses it."""
-    async with builds.builder() as builder:
-        job = builds.job(builder, files)
-        phases: dict[str, float] = {}
-        began, began_at = time.perf_counter(), time.time()
-        build = await builder.start(job)
-        async for chunk in build.follow(0):
-            for record in chunk.records:
-                if record.phase is not Phase.WAITING:
-                    phases["end"] = record.at - began_at
-                    if record.kind is EventKind.PHASE:
-                        phases.setdefault(record.phase.value, record.at - began_at)
-        outcome = await build.outcome()
-        taken = time.perf_counter() - began
-        if not isinstance(outcome, RunnableImage):
-            raise RuntimeError(outcome.message)
-        await builder.tidy(job)
-        made, runs = watch.last_since(began)
-        return Built(taken, runs - made, phases)
-
-
-def measure_builds(made: Bench) -> str:
-    """A build's pod against bare repo2docker on this machine, with the same engine, pushed to the same registry."""
-    around, engine = made.namespaces(), made.sites.engine
-    builds = BuildBench(
-        around.cluster, made.kube, engine, around.registry, made.git, around.base_image, around.builder_image,
-        around.builds, made.folder,
-    )  # fmt: skip
-    stock = containers.Bench(engine, around.registry, made.folder)
-    ours: list[Built] = []
-    bare: list[float] = []
-    with PodWatch(made.kube, around.builds, BUILDER) as watch:
-        for number in range(ROUNDS_OF_BUILDS + 1):
-            for which in ("pod", "bare") if number % 2 == 0 else ("bare", "pod"):
-                engine.docker("builder", "prune", "--all", "--force")
-                files = {"Dockerfile": a_new_environment(around.base_image), **contents()}
-                if which == "pod":
-                    ours.append(asyncio.run(our_build(builds, watch, files)))
-                    print(ours[-1], file=sys.stderr)
-                else:
-                    name = f"bare-{secrets.token_hex(4)}"
-                    bare.append(stock_build(stock, make_repository(made.git, made.folder / name, name, files)))
-                    print(f"bare repo2docker: {bare[-1]:.2f}", file=sys.stderr)
-    # The first one of each had the builder's image to fetch, and files to read from the disk.
-    del ours[0], bare[0]
-    start = median(one.pod_start for one in ours)
-    said = {name: median(one.until_phase[name] for one in ours) for name in ours[0].until_phase}
-    return f"""### Builds in a pod, {ROUNDS_OF_BUILDS} interleaved rounds, nothing cached, pushed
-
-| | seconds |
-| --- | --- |
-| a build's pod, all of it | {spread3([one.taken for one in ours])} |
-| of that, the pod's start | {spread3([one.pod_start for one in ours])} |
-| bare repo2docker | {spread3(bare)} |
-
-Without the pod's start, ratio of the medians: **{(median(one.taken for one in ours) - start) / median(bare):.2f}** (asked: at
-most 1.1); with it, {median(one.taken for one in ours) / median(bare):.2f}. From the start until the build said so, medians:
-{", ".join(f"{name} {seconds:.1f} s" for name, seconds in said.items())}.
-"""
-
-
-def a_new_environment(base: str) -> str:
-    """As a build with an engine has it, and never the same twice."""
-    return environment_dockerfile(base).replace("RUN python3", f"RUN echo {secrets.token_hex(8)}; python3")
 
 
 def measure(folder: Path, rounds: int) -> str:

@@ -163,7 +163,8 @@ class ServiceSettings(Application):
         "", help="“kubernetes”: where build pods run. Default: the namespace that the service's own pod is in."
     ).tag(config=True)
     builder_image = Unicode(
-        "", help="“kubernetes”: the image that build pods run, best by digest: charts/replay/images/builder makes it."
+        "",
+        help="“kubernetes”: the image that build pods run, best by digest: charts/replay/images/Dockerfile makes it.",
     ).tag(config=True)
     builder_image_pull_policy = Enum(
         ("IfNotPresent", "Always", "Never"), "IfNotPresent", help="“kubernetes”: when a node pulls builder_image."

@@ -39,7 +39,7 @@ async def make_kubernetes_builder(
     if not settings.builder_image:
         raise UnusableSettings(
             "The builder “kubernetes” needs ReplayBuildService.builder_image: what build pods run. "
-            "charts/replay/images/builder makes one."
+            "charts/replay/images/Dockerfile makes one."
         )
     for name in sorted(_NOT_SET):
         if getattr(settings, name) is not None:

@@ -24,7 +24,7 @@ _ENDPOINTS = {
 }
 """The authenticator's setting, and where the document tells the same."""
 
-_DEFAULT_SCOPES = (
+DEFAULT_SCOPES = (
     "openid",
     "profile",
     "email",
@@ -33,6 +33,7 @@ _DEFAULT_SCOPES = (
     "entitlements",
     "offline_access",
 )
+"""The authenticator's, which this package may not import; a test holds them together."""
 _MEMBERSHIPS = frozenset({"eduperson_entitlement", "entitlements"})
 """Two names of one scope: Check-in may know one of them only."""
 
@@ -117,7 +118,7 @@ def _scheme(address: object) -> str:
 
 def _wanted_scopes(settings: Mapping[str, object]) -> Sequence[str]:
     told = settings.get("scope")
-    return [str(one) for one in cast("list[object]", told)] if isinstance(told, list) and told else _DEFAULT_SCOPES
+    return [str(one) for one in cast("list[object]", told)] if isinstance(told, list) and told else DEFAULT_SCOPES
 
 
 def _scopes_judged(issuer: str, wanted: Sequence[str], told: object) -> Verdict:

@@ -130,7 +130,7 @@ def made_builder_image(engine: ContainerEngine, host: str) -> str:
     tag = f"{host}/replay-builder:1"
     arguments = [f"--build-arg={name}={value}" for name, value in build_variables().items()]
     engine.docker(
-        "buildx", "build", "--quiet", f"--tag={tag}", f"--file={ROOT}/charts/replay/images/builder/Dockerfile",
+        "buildx", "build", "--quiet", f"--tag={tag}", f"--file={ROOT}/charts/replay/images/Dockerfile", "--target=builder",
         f"--build-arg=BASE={host}/{BASE_TAG}", f"--build-context=engine={engine_root()}", *arguments, str(ROOT),
     )  # fmt: skip
     return pushed(engine, tag)

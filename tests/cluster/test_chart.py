@@ -114,7 +114,7 @@ def service_image(cluster_engine: ContainerEngine, cluster_registry: RegistrySer
     arguments = [f"--build-arg={name}={value}" for name, value in build_variables().items()]
     cluster_engine.docker(
         "buildx", "build", "--quiet", f"--tag={host}/replay-service:1", f"--build-arg=BASE={host}/{BASE_TAG}",
-        f"--file={ROOT}/charts/replay/images/service/Dockerfile", *arguments, str(ROOT),
+        f"--file={ROOT}/charts/replay/images/Dockerfile", "--target=service", *arguments, str(ROOT),
     )  # fmt: skip
     return pushed(cluster_engine, f"{host}/replay-service:1")
 

@@ -40,8 +40,8 @@ def image(container_engine: ContainerEngine, image_registry: RegistryServer) -> 
     container_engine.build("stand-in:1", STAND_IN.format(base=f"{host}/{BASE_TAG}"))
     arguments = [f"--build-arg={name}={value}" for name, value in build_variables().items()]
     container_engine.docker(
-        "buildx", "build", "--quiet", "--tag=hub:1", "--build-arg=BASE=stand-in:1",
-        f"--file={ROOT}/charts/replay/images/hub/Dockerfile", *arguments, str(ROOT),
+        "buildx", "build", "--quiet", "--tag=hub:1", "--target=hub", "--build-arg=BASE=stand-in:1", "--build-arg=HUB_BASE=stand-in:1",
+        f"--file={ROOT}/charts/replay/images/Dockerfile", *arguments, str(ROOT),
     )  # fmt: skip
     yield "hub:1"
     container_engine.docker("image", "rm", "--force", "hub:1", "stand-in:1")

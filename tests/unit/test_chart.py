@@ -111,8 +111,14 @@ def test_every_value_is_described_and_has_a_default_and_there_are_no_others() ->
         ({"hub": {"podLabels": {"app": None, "component": None}}}, "hub.podLabels: Must have at least 1 properties"),
         ({"registry": {"url": "registry.example.org"}}, "registry.url: Does not match pattern"),
         ({"registry": {"url": ""}}, "registry.url: https://host[:port][/prefix] of the registry that keeps images."),
-        ({"service": {"image": {"name": ""}}}, "service.image.name: name the image that charts/replay/images/service/"),
-        ({"builds": {"image": {"name": ""}}}, "builds.image.name: name the image that charts/replay/images/builder/"),
+        (
+            {"service": {"image": {"name": ""}}},
+            "service.image.name: name the image that charts/replay/images/Dockerfile makes (target service)",
+        ),
+        (
+            {"builds": {"image": {"name": ""}}},
+            "builds.image.name: name the image that charts/replay/images/Dockerfile makes (target builder)",
+        ),
         ({"builds": {"image": {"tag": ""}}}, "builds.image.tag: a tag, or best a digest, sha256:…"),
         ({"service": {"extraConfig": {"../up": "x"}}}, "service.extraConfig"),
     ],

@@ -14,16 +14,22 @@ from typing import Any
 import pytest
 from traitlets.config import Config
 
+from replay_auth import EGICheckinAuthenticator as Authenticator
 from replay_build_service.doctor import Deployment, examination
 from replay_build_service.doctor.access import HubAccess, NoAccess
 from replay_build_service.doctor.examination import Check, Finding, as_json, as_lines, findings, has_failed
 from replay_build_service.doctor.hub import NEEDED_SCOPES, check_culler, check_hub
-from replay_build_service.doctor.login import check_login
+from replay_build_service.doctor.login import DEFAULT_SCOPES, check_login
 from replay_build_service.doctor.verdicts import State, Verdict, failed, not_known, ok
 from tests.registry_server import Asked, Reply, ScriptedServer
 from tests.unit.doctor_cases import SECRET, as_document, deployment, nowhere, told, with_section
 
 # ---- the login
+
+
+def test_it_looks_for_the_scopes_that_the_authenticator_asks_for() -> None:
+    """Neither package may import the other, so both have the list."""
+    assert list(DEFAULT_SCOPES) == Authenticator(config=Config()).scope
 
 
 SCOPES = ["openid", "profile", "email", "voperson_id", "entitlements", "offline_access", "aarc"]

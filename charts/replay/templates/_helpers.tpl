@@ -29,7 +29,7 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{/* NAME:TAG, or NAME@sha256:… where the tag is a digest: (list $image "service"). */}}
 {{- define "replay.image" -}}
 {{- $image := index . 0 -}}
-{{- $name := required (printf "%s.image.name: name the image that charts/replay/images/%s/Dockerfile makes." (index . 1) (index . 1 | trimSuffix "s" | replace "build" "builder")) $image.name -}}
+{{- $name := required (printf "%s.image.name: name the image that charts/replay/images/Dockerfile makes (target %s)." (index . 1) (index . 1 | trimSuffix "s" | replace "build" "builder")) $image.name -}}
 {{- $tag := required (printf "%s.image.tag: a tag, or best a digest, sha256:…" (index . 1)) $image.tag -}}
 {{- if hasPrefix "sha256:" $tag -}}{{ $name }}@{{ $tag }}{{- else -}}{{ $name }}:{{ $tag }}{{- end -}}
 {{- end -}}
