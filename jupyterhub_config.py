@@ -10,6 +10,8 @@ Settings come from the environment, all optional but the first two:
     REPLAY_STATE_DIR                 ./replay-state          databases, secrets, environments, sessions
     REPLAY_PORTS                     8081,8001,10101         hub, proxy's API, build service; on loopback
     REPLAY_VOS                       EGI Replay's, see below; VO=ENROLMENT-URL, separated by spaces
+    REPLAY_POLICIES                                          a file with a policy for each VO, in place of REPLAY_VOS and of the
+                                                             memory below; and with its managers: docs/policies.md
     REPLAY_ALLOWED_HOSTS             public forges           hosts that repositories may come from, by commas
     REPLAY_EXEMPT_ORIGINS                                    origins asked although private or not HTTPS, by commas
     REPLAY_BUILDER                   venv                    docker: builds and sessions are containers of an engine;
@@ -73,6 +75,7 @@ from pathlib import Path
 
 from replay_auth import EGICheckinAuthenticator
 from replay_build_service.kept_secrets import UnusableSecret, kept_secret
+from replay_build_service.policy_file import UnusablePolicies, read_policies
 from replay_spawner import hub_templates, link_handlers
 
 c = get_config()  # noqa: F821 - the name is given by traitlets
@@ -105,6 +108,13 @@ EGI_VOS = """
 """
 egi_vos = {vo: f"https://operations-portal.egi.eu/vo/view/voname/{vo}" for vo in EGI_VOS.split()}
 vos = {entry.partition("=")[0]: entry.partition("=")[2] for entry in setting("VOS").split()} or egi_vos
+policies = None
+if policy_file := setting("POLICIES"):
+    try:
+        policies = read_policies(policy_file)
+    except UnusablePolicies as unusable:
+        sys.exit(str(unusable))
+    vos = policies.permitted_vos
 
 # ---- The hub ---------------------------------------------------------------------------------------------------------
 
@@ -142,6 +152,7 @@ if is_whole_hub or client_id:
     c.EGICheckinAuthenticator.client_secret = Path(secret_file).read_text().strip()
     c.EGICheckinAuthenticator.oauth_callback_url = f"{public_url}/hub/oauth_callback"
     c.EGICheckinAuthenticator.permitted_vos = vos
+    c.EGICheckinAuthenticator.vo_managers = policies.vo_managers if policies else {}
     c.EGICheckinAuthenticator.enable_auth_state = True
 if is_whole_hub:
     try:
@@ -202,8 +213,14 @@ if is_whole_hub:
         {
             "name": "replay",
             "services": ["replay"],
-            # The last one is for “replay-build-service doctor” alone.
-            "scopes": ["servers", "read:servers", "read:users:name", "read:services!service=idle-culler"],
+            # The last two are for “replay-build-service policy explain” and “doctor” alone.
+            "scopes": [
+                "servers",
+                "read:servers",
+                "read:users:name",
+                "read:users:groups",
+                "read:services!service=idle-culler",
+            ],
         },
         {
             "name": "idle-culler",
@@ -211,6 +228,8 @@ if is_whole_hub:
             "scopes": ["list:users", "read:users:activity", "read:servers", "delete:servers"],
         },
     ]
+if policies:
+    c.JupyterHub.load_roles.extend(policies.load_roles())
 # Links are answered by the hub, also where the service does not answer; badges by the service.
 c.JupyterHub.extra_handlers.extend(link_handlers(f"{service_url}/services/replay/", token_file))
 c.JupyterHub.template_paths.insert(0, hub_templates())
@@ -223,6 +242,7 @@ c.ReplayBuildService.token_file = token_file
 c.ReplayBuildService.api_token_file = setting("API_TOKEN_FILE")
 c.ReplayBuildService.public_url = public_url
 c.ReplayBuildService.vos = vos
+c.ReplayBuildService.policy_file = policy_file
 c.ReplayBuildService.mem_guarantee = setting("MEM_GUARANTEE", "2G")
 c.ReplayBuildService.mem_limit = setting("MEM_LIMIT", "4G")
 if hosts := listed("ALLOWED_HOSTS"):

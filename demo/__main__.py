@@ -25,11 +25,13 @@ import psutil
 from demo.checkin import CheckinStandIn
 from demo.containers import NoEngine, container_settings, remove_containers
 from demo.git_server import GitServer
-from demo.people import PEOPLE, Person
+from demo.people import PEOPLE
 from demo.repositories import Published, publish
 
 PROJECT = Path(__file__).resolve().parent.parent
 CLIENT_ID = "replay-demo"
+DMITRI_MANAGES = "vo.notebooks.egi.eu"
+"""By ``demo/policies.yaml``."""
 START_SECONDS = 60
 STOP_SECONDS = 30
 
@@ -95,6 +97,7 @@ def _run(port: int, folder: Path) -> int:
             "PORTS": f"{port + 1},{port + 2},{port + 3}",
             "STATE_DIR": str(folder / "state"),
             "EXEMPT_ORIGINS": git.url.rstrip("/"),
+            "POLICIES": str(PROJECT / "demo" / "policies.yaml"),
             "PYTHON_DOWNLOADS": os.environ.get("REPLAY_PYTHON_DOWNLOADS", "1"),
             "KEEP_SERVERS": "0",
             "PROXY_COMMAND": f"{_node()} {PROJECT}/node_modules/configurable-http-proxy/bin/configurable-http-proxy",
@@ -103,7 +106,7 @@ def _run(port: int, folder: Path) -> int:
         try:
             hub = _start_hub(settings, folder, log_file)
             _until_it_answers(hub, url, log_file)
-            _welcome(url, git.url, repositories, PEOPLE, log_file, in_containers=in_containers)
+            _welcome(url, git.url, repositories, checkin, log_file, in_containers=in_containers)
             hub.wait()
             print(f"The hub ended by itself. Its log: {log_file}", file=sys.stderr)
             return 1
@@ -167,7 +170,7 @@ def _welcome(
     url: str,
     git_url: str,
     repositories: Sequence[Published],
-    people: Sequence[Person],
+    checkin: CheckinStandIn,
     log_file: Path,
     *,
     in_containers: bool,
@@ -177,8 +180,10 @@ def _welcome(
         address = quote(f"{git_url.rstrip('/')}/{repository.name}.git", safe="")
         print(f"  {repository.description}\n    {url}/v2/git/{address}/HEAD?labpath=index.ipynb")
     print("\nPeople who can log in (the stand-in for Check-in asks for no password):")
-    for person in people:
+    for person in checkin.people:
         print(f"  {person.name:<18} {person.remark}")
+    print(f"A manager sees and stops what runs for their VO: {url}/services/replay/vo/{DMITRI_MANAGES}")
+    print(f"What is said of them, and how Check-in fails, can be changed at {checkin.controls_url}")
     if in_containers:
         print("\nBuilds and sessions are containers of this machine's engine; what was built stays there.")
     else:

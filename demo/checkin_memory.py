@@ -1,4 +1,4 @@
-"""What the stand-in for Check-in remembers while it runs: the application that may ask, codes and tokens.
+"""What the stand-in for Check-in remembers while it runs: the applications that may ask, codes and tokens.
 
 In memory and nowhere else. Nothing here speaks the protocol or answers a request; the shapes are those that authlib
 asks of its models.
@@ -29,10 +29,12 @@ SCOPES = (
 CODE_SECONDS = 60
 """How long an authorization code may be used."""
 
+TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+
 
 @dataclass(frozen=True, slots=True)
 class Client(ClientMixin):
-    """The one application that may ask: the hub."""
+    """An application that tokens are given to. One may ask: the hub."""
 
     client_id: str
     client_secret: str = field(repr=False)
@@ -62,7 +64,7 @@ class Client(ClientMixin):
         return response_type == "code"
 
     def check_grant_type(self, grant_type: str) -> bool:
-        return grant_type in {"authorization_code", "refresh_token"}
+        return grant_type in {"authorization_code", "refresh_token", TOKEN_EXCHANGE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,9 @@ class Token(TokenMixin):
     refresh_token: str | None = field(repr=False)
     issued_at: int
     expires_in: int
+    family: str
+    """The login that it goes back to: all of a family end together."""
+    audience: tuple[str, ...]
 
     def check_client(self, client: ClientMixin) -> bool:
         return client is self.client
@@ -121,6 +126,7 @@ class Token(TokenMixin):
         return time.time() >= self.issued_at + self.expires_in
 
     def is_revoked(self) -> bool:
+        """No: one that was revoked is not found."""
         return False
 
     def get_user(self) -> Person:
@@ -136,12 +142,17 @@ class Memory:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._codes: dict[str, AuthorizationCode] = {}
+        self._nonces: list[str] = []
         self._by_access_token: dict[str, Token] = {}
         self._by_refresh_token: dict[str, Token] = {}
+        self._used_refresh_tokens: set[str] = set()
+        self._ended_families: set[str] = set()
 
     def add_code(self, code: str, meaning: AuthorizationCode) -> None:
         with self._lock:
             self._codes[code] = meaning
+            if meaning.nonce:
+                self._nonces.append(meaning.nonce)
 
     def take_code(self, code: str) -> AuthorizationCode | None:
         """What the code stands for, once: asking uses it up, whatever comes of the request."""
@@ -153,6 +164,14 @@ class Memory:
         with self._lock:
             return any(code.nonce == nonce for code in self._codes.values())
 
+    def nonce_before(self, nonce: str) -> str:
+        """The nonce of the login before that of this one. Raises `LookupError` where it is the first."""
+        with self._lock:
+            position = self._nonces.index(nonce)
+            if position == 0:
+                raise LookupError("There was no login before.")
+            return self._nonces[position - 1]
+
     def add_token(self, token: Token) -> None:
         with self._lock:
             self._by_access_token[token.access_token] = token
@@ -160,7 +179,46 @@ class Memory:
                 self._by_refresh_token[token.refresh_token] = token
 
     def of_access_token(self, text: str) -> Token | None:
-        return self._by_access_token.get(text)
+        """None for one that was revoked; one that has expired is still found."""
+        return self._unless_ended(self._by_access_token.get(text))
 
     def of_refresh_token(self, text: str) -> Token | None:
-        return self._by_refresh_token.get(text)
+        """None for one that was revoked or used up."""
+        return None if text in self._used_refresh_tokens else self._unless_ended(self._by_refresh_token.get(text))
+
+    def _unless_ended(self, token: Token | None) -> Token | None:
+        return None if token is None or token.family in self._ended_families else token
+
+    def use_refresh_token(self, text: str, *, up: bool) -> Token | None:
+        """For a refresh; ``up``: it works once. One that was used up and comes back ends its family (RFC 9700, 4.14.2)."""
+        with self._lock:
+            token = self._unless_ended(self._by_refresh_token.get(text))
+            if token is None:
+                return None
+            if text in self._used_refresh_tokens:
+                self._ended_families.add(token.family)
+                return None
+            if up:
+                self._used_refresh_tokens.add(text)
+            return token
+
+    def revoke(self, text: str) -> None:
+        """An access token alone; with a refresh token, all of its family."""
+        with self._lock:
+            if text in self._by_refresh_token:
+                self._ended_families.add(self._by_refresh_token[text].family)
+            else:
+                self._by_access_token.pop(text, None)
+
+    def end_families_of(self, person: Person) -> None:
+        """All tokens of a person, as where an administrator ends their sessions."""
+        with self._lock:
+            tokens = self._by_access_token.values()
+            self._ended_families.update(token.family for token in tokens if token.person == person)
+
+    def end_refreshing_of(self, person: Person) -> None:
+        """The person's refresh tokens; access tokens work until they expire."""
+        with self._lock:
+            self._by_refresh_token = {
+                text: token for text, token in self._by_refresh_token.items() if token.person != person
+            }

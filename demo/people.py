@@ -87,5 +87,13 @@ EVA = Person(
         "urn:mace:egi.eu:group:vo.notebooks.egi.eu:guests:role=member#aai.egi.eu",
     ),
 )
+FARAH = Person(
+    name="Farah Keeper",
+    email="farah.keeper@example.org",
+    preferred_username="farah",
+    voperson_id="fa7a700000000000000000000000000000000000000000000000000000fa7a01@egi.eu",
+    remark="manager of vo.access.egi.eu, by its subgroup “managers”",
+    entitlements=(ACCESS_MEMBER, "urn:mace:egi.eu:group:vo.access.egi.eu:managers:role=member#aai.egi.eu"),
+)
 
-PEOPLE = (ADA, BORIS, CHIARA, DMITRI, EVA)
+PEOPLE = (ADA, BORIS, CHIARA, DMITRI, EVA, FARAH)

@@ -15,8 +15,16 @@ ENDPOINTS: Mapping[str, str] = {
     "authorize_url": "authorization_endpoint",
     "token_url": "token_endpoint",
     "userdata_url": "userinfo_endpoint",
+    "jwks_url": "jwks_uri",
 }
 """The trait that an administrator may set, and where the provider's configuration tells the same."""
+
+FURTHER_ENDPOINTS: Mapping[str, str] = {
+    "introspection_url": "introspection_endpoint",
+    "revocation_url": "revocation_endpoint",
+    "end_session_url": "end_session_endpoint",
+}
+"""The same of what a provider may leave out."""
 
 
 class Discovery:
@@ -44,7 +52,7 @@ class Discovery:
         return f"{self._issuer.rstrip('/')}/.well-known/openid-configuration"
 
     async def endpoints(self) -> Mapping[str, str]:
-        """From the keys of `ENDPOINTS` to addresses. Raises what ``fetch`` raises and ``unusable`` makes."""
+        """From the keys of `ENDPOINTS`, and of those of `FURTHER_ENDPOINTS` that there are, to addresses. Raises what ``fetch`` raises and ``unusable`` makes."""
         if self._reading is None or _has_failed(self._reading):
             self._reading = asyncio.ensure_future(self._read())
         return await asyncio.shield(self._reading)
@@ -55,8 +63,10 @@ class Discovery:
             raise self._unusable(f"{self.url} is the configuration of the issuer {document.get('issuer')!r}")
         schemes = {"https", urlsplit(self._issuer).scheme}
         found: dict[str, str] = {}
-        for name, key in ENDPOINTS.items():
+        for name, key in {**ENDPOINTS, **FURTHER_ENDPOINTS}.items():
             endpoint = document.get(key)
+            if endpoint is None and name in FURTHER_ENDPOINTS:
+                continue
             if not isinstance(endpoint, str) or urlsplit(endpoint).scheme not in schemes:
                 raise self._unusable(f"{self.url} has {endpoint!r} as {key}")
             found[name] = endpoint

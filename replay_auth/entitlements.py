@@ -1,12 +1,14 @@
-"""Which VOs a person belongs to, read from the entitlements that an identity provider released.
+"""What an identity provider's entitlements say about a person: the grammar, and nothing of what it is good for.
 
-Pure: text in, values out. No input or output, no JupyterHub, no configuration objects; the authenticator does those.
+Pure: text in, values out. No input or output, no JupyterHub, no configuration objects; the authenticator does those. What
+the statements prove is `replay_auth.requirements`.
 
 The grammar is AARC-G069 (https://doi.org/10.5281/zenodo.6533400), which replaced AARC-G002 and reads its values too::
 
     <NAMESPACE>:group:<GROUP>[:<SUBGROUP>]*[:role=<ROLE>]#<AUTHORITY>
 
-Claims come from outside: whatever does not fit the grammar is no membership, and never an error.
+Claims come from outside: whatever does not fit the grammar is no membership, and never an error. Reading one takes time
+linear in its length.
 """
 
 from __future__ import annotations
@@ -14,11 +16,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Self, cast
 from urllib.parse import unquote
 
 CLAIMS = ("entitlements", "eduperson_entitlement")
 """Check-in is moving from the second to the first. Either may be missing; with both, the union counts."""
+
+MOST_ENTITLEMENTS = 20_000
+"""So many values of one person are read. Nobody has a tenth of it; what comes after them counts for nothing."""
 
 _GROUP = "group"
 _ROLE = "role="
@@ -64,16 +70,24 @@ class GroupEntitlement:
             position = parts.index(_GROUP, 3)
         except ValueError:
             return None
-        described = parts[position + 1 :]
-        role_text = described.pop() if described and described[-1].startswith(_ROLE) else None
-        if not described or any(part.startswith(_ROLE) for part in described):
-            return None
-        groups = [_decoded(part) for part in described]
-        role = None if role_text is None else _decoded(role_text.removeprefix(_ROLE))
-        if None in groups or (role_text is not None and role is None):
+        described = described_group(parts[position + 1 :])
+        if described is None:
             return None
         source = TrustedSource(_canonical_namespace(parts[:position]), authority)
-        return cls(source, tuple(cast("list[str]", groups)), role)
+        return cls(source, *described)
+
+
+def described_group(parts: list[str]) -> tuple[tuple[str, ...], str | None] | None:
+    """The group with its subgroups, and the role, that these parts name between ``group:`` and ``#``; None where they do not."""
+    last_is_role = bool(parts) and parts[-1].startswith(_ROLE)
+    named = parts[:-1] if last_is_role else parts
+    if not named or any(part.startswith(_ROLE) for part in named):
+        return None
+    groups = [_decoded(part) for part in named]
+    role = _decoded(parts[-1].removeprefix(_ROLE)) if last_is_role else None
+    if None in groups or (last_is_role and role is None):
+        return None
+    return tuple(cast("list[str]", groups)), role
 
 
 def _canonical_namespace(parts: list[str]) -> str:
@@ -98,19 +112,20 @@ class ReleasedEntitlements:
 
     groups: frozenset[GroupEntitlement]
     unread: tuple[str, ...]
-    """What claims to be about a group and could not be read, or was no text; for a log line, nothing else."""
+    """What is no group, is malformed or is no text, each at most 200 characters; for a log line, nothing else."""
 
     @classmethod
     def of_claims(cls, claims: Mapping[str, object]) -> Self:
         """The union of both claims. A claim may be a list, or a bare string where there is one value."""
         groups: set[GroupEntitlement] = set()
         unread: list[str] = []
-        for value in _claimed_values(claims):
+        for value in islice(_claimed_values(claims), MOST_ENTITLEMENTS):
             entitlement = GroupEntitlement.parse(value) if isinstance(value, str) else None
             if entitlement is not None:
                 groups.add(entitlement)
-            elif not isinstance(value, str) or f":{_GROUP}:" in value:
-                unread.append(repr(value)[:200])
+            else:
+                # Before its repr is made, so that a long text costs no more than a short one.
+                unread.append(repr(value[:200] if isinstance(value, str) else value)[:200])
         return cls(frozenset(groups), tuple(unread))
 
 
@@ -121,64 +136,3 @@ def _claimed_values(claims: Mapping[str, object]) -> Iterable[object]:
             yield from cast("Iterable[object]", value)
         elif value is not None:
             yield value
-
-
-@dataclass(frozen=True, slots=True)
-class MembershipRules:
-    """What proves membership of each VO. All comparisons are of whole parts, never of substrings."""
-
-    by_name: frozenset[str]
-    """VOs that are the top group of the same name, said by a trusted source. Any role counts, and so does none."""
-    trusted: frozenset[TrustedSource]
-    in_full: tuple[tuple[str, GroupEntitlement], ...] = ()
-    """VOs that another source speaks for: the name here, and the group, subgroups (and role, if given) there."""
-
-    @classmethod
-    def of(
-        cls, names: Iterable[str], trusted: Iterable[tuple[str, str]], in_full: Mapping[str, str] | None = None
-    ) -> Self:
-        """Rules for these VO names; a name in ``in_full`` is proved by that entitlement and by nothing else.
-
-        Raises `ValueError` with a whole sentence where an entitlement of ``in_full`` is none.
-        """
-        wanted = frozenset(names)
-        full: dict[str, GroupEntitlement] = {}
-        for name, text in (in_full or {}).items():
-            entitlement = GroupEntitlement.parse(text)
-            if entitlement is None:
-                raise ValueError(
-                    f"The entitlement of the VO {name!r} is {text!r}, which is not of the form "
-                    "NAMESPACE:group:GROUP[:SUBGROUP]*[:role=ROLE]#AUTHORITY."
-                )
-            full[name] = entitlement
-        return cls(
-            by_name=wanted - full.keys(),
-            trusted=frozenset(TrustedSource.of(namespace, authority) for namespace, authority in trusted),
-            in_full=tuple((name, full[name]) for name in sorted(wanted & full.keys())),
-        )
-
-    def memberships(self, released: ReleasedEntitlements) -> list[str]:
-        """The names of the VOs that these entitlements prove, sorted.
-
-        An entitlement for a subgroup alone does not prove the group above it: a provider that holds somebody to be
-        a member of both releases both.
-        """
-        found = {
-            entitlement.groups[0]
-            for entitlement in released.groups
-            if len(entitlement.groups) == 1
-            and entitlement.groups[0] in self.by_name
-            and entitlement.source in self.trusted
-        }
-        for name, wanted in self.in_full:
-            if any(_proves(entitlement, wanted) for entitlement in released.groups):
-                found.add(name)
-        return sorted(found)
-
-
-def _proves(entitlement: GroupEntitlement, wanted: GroupEntitlement) -> bool:
-    return (
-        entitlement.source == wanted.source
-        and entitlement.groups == wanted.groups
-        and wanted.role in {None, entitlement.role}
-    )

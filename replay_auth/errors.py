@@ -18,6 +18,7 @@ class Told(web.HTTPError):
     """An answer with a sentence for the person, which reaches every page and API reply of the hub.
 
     ├── ProviderFault   503: nothing is known about the person
+    ├── LoginRefused    403: what came does not prove who it is; 400: no login of this browser's
     ├── NotAMember      403: known, and in none of the permitted VOs
     └── SpawnRefused    403: the same where a server was to start
     """
@@ -35,6 +36,14 @@ class ProviderFault(Told):
     def __init__(self, sentence: str) -> None:
         super().__init__(503, sentence)
         self.headers = {"Retry-After": "30"}
+
+
+class LoginRefused(Told):
+    """What the browser or the identity provider brought is no proof of who this is. ``reason`` is for the log."""
+
+    def __init__(self, sentence: str, *, reason: str, status: int = 403) -> None:
+        super().__init__(status, sentence)
+        self.reason = reason
 
 
 class NotAMember(Told):
@@ -82,3 +91,10 @@ def is_fault(error: Exception) -> bool:
 def was_never_sent(error: Exception) -> bool:
     """Whether the request cannot have reached anybody, so that even one that changes something may be repeated."""
     return isinstance(error, ConnectionRefusedError | socket.gaierror)
+
+
+def was_answered(error: BaseException | None) -> bool:
+    """Whether a request that failed cannot have been carried out unnoticed: it was answered, or never sent."""
+    if isinstance(error, HTTPClientError):
+        return error.code != 599  # tornado's own, for an answer that did not come
+    return isinstance(error, Exception) and was_never_sent(error)

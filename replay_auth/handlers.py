@@ -19,10 +19,12 @@ from oauthenticator.oauth2 import (
     OAuthCallbackHandler,
     OAuthLoginHandler,
     _deserialize_state,  # pyright: ignore[reportPrivateUsage]  # as said above
+    _serialize_state,  # pyright: ignore[reportPrivateUsage]
 )
+from tornado import web
 from tornado.httpclient import HTTPClientError
 
-from replay_auth.errors import NotAMember, ProviderFault, Told
+from replay_auth.errors import LoginRefused, NotAMember, ProviderFault, Told
 
 
 class CheckinLogin(Protocol):
@@ -52,7 +54,7 @@ def _pages() -> Environment:
     return Environment(loader=PackageLoader("replay_auth"), autoescape=True, undefined=StrictUndefined)
 
 
-class _OwnPage:
+class OwnPage:
     """A handler that can answer with one of our pages: self-contained, no script, no request to anywhere."""
 
     @property
@@ -73,10 +75,10 @@ class _OwnPage:
         provider = self.checkin.login_service
         self.finish(_pages().get_template(template).render(nonce=nonce, provider=provider, **values))
 
-    def tell_fault(self: Any, status: int, sentence: str, next_url: str) -> None:
-        """A page for a login that could not be finished through no fault of the person's."""
+    def tell_fault(self: Any, status: int, sentence: str, next_url: str, reason: str = "") -> None:
+        """A page for a login that could not be finished through no fault of the person's; ``reason`` is for the log."""
         report = secrets.token_hex(4)
-        self.log.error("Login could not be finished [%s]: %s", report, sentence)
+        self.log.error("Login could not be finished [%s]: %s", report, reason or sentence)
         if status == 503:
             self.set_header("Retry-After", "30")
         self.tell(status, "fault.html", sentence=sentence, report=report, again_url=self.login_again_url(next_url))
@@ -88,7 +90,7 @@ class _OwnPage:
         return f"{url}?{urlencode(query)}" if query else url
 
 
-class CheckinLoginHandler(_OwnPage, OAuthLoginHandler):
+class CheckinLoginHandler(OwnPage, OAuthLoginHandler):
     """Sends the browser to the provider. ``?prompt=login`` makes the provider ask again who is there."""
 
     # tornado awaits what a handler's method returns; oauthenticator's happens to be synchronous.
@@ -100,14 +102,21 @@ class CheckinLoginHandler(_OwnPage, OAuthLoginHandler):
             return
         super().get()
 
+    def set_state_cookie(self, state_cookie_value: str) -> None:
+        """With the nonce that the ID token of this login has to hold. The cookie is signed, and for one login."""
+        self._nonce = secrets.token_urlsafe(32)
+        state = {**_deserialize_state(state_cookie_value), "nonce": self._nonce}
+        super().set_state_cookie(_serialize_state(state))
+
     def authorize_redirect(self, *args: Any, extra_params: dict[str, Any] | None = None, **kwargs: Any) -> None:
         # Only here, so that it holds for this request alone: extra_authorize_params are everybody's.
+        extra_params = {**(extra_params or {}), "nonce": self._nonce}
         if self.get_argument("prompt", "") == "login":
-            extra_params = {**(extra_params or {}), "prompt": "login"}
+            extra_params["prompt"] = "login"
         super().authorize_redirect(*args, extra_params=extra_params, **kwargs)
 
 
-class CheckinCallbackHandler(_OwnPage, OAuthCallbackHandler):
+class CheckinCallbackHandler(OwnPage, OAuthCallbackHandler):
     """Receives the browser back from the provider, and tells a refused person what would let them in."""
 
     async def get(self) -> None:
@@ -115,6 +124,8 @@ class CheckinCallbackHandler(_OwnPage, OAuthCallbackHandler):
             await super().get()
         except NotAMember as refusal:
             self._tell_refusal(refusal)
+        except LoginRefused as refusal:
+            self.tell_fault(refusal.status_code, refusal.sentence, self._wanted_url(), refusal.reason)
         except Told as fault:
             self.tell_fault(fault.status_code, fault.sentence, self._wanted_url())
         except HTTPClientError as error:
@@ -122,6 +133,44 @@ class CheckinCallbackHandler(_OwnPage, OAuthCallbackHandler):
             provider = self.checkin.login_service
             sentence = f"{provider} did not accept this login (it answered {error.code}). Log in again."
             self.tell_fault(502, sentence, self._wanted_url())
+
+    def login_nonce(self) -> str:
+        """What the ID token of this login has to hold. Raises `LoginRefused` where the browser brings none."""
+        nonce = _deserialize_state(self.get_state_cookie()).get("nonce")
+        if not nonce:
+            raise self._no_login_of_this_browser("the state has no nonce")
+        return str(nonce)
+
+    def check_error(self) -> None:
+        """Raises `LoginRefused`, with words of our own: those in the address could be anybody's."""
+        if self.get_argument("error", ""):
+            told = [self.get_argument(name, "")[:200] for name in ("error", "error_description")]
+            provider = self.checkin.login_service
+            raise LoginRefused(
+                f"{provider} did not log you in: it was cancelled there, or refused. Log in again.",
+                reason=f"the provider's answer is an error: {told!r}",
+                status=400,
+            )
+
+    def check_code(self) -> None:
+        """Raises `LoginRefused`."""
+        if not self.get_argument("code", ""):
+            raise self._no_login_of_this_browser("there is no code")
+
+    def check_state(self) -> None:
+        """Raises `LoginRefused` unless this answer belongs to the last login that this browser began and did not finish."""
+        try:
+            super().check_state()
+        except (web.HTTPError, ValueError, AttributeError) as error:  # the last two for a state that is none
+            raise self._no_login_of_this_browser(str(error)) from error
+
+    def _no_login_of_this_browser(self, reason: str) -> LoginRefused:
+        return LoginRefused(
+            "This login was not begun in this browser, it has been used already, or another one was begun after it. "
+            "Log in again.",
+            reason=reason[:300],
+            status=400,
+        )
 
     def _tell_refusal(self, refusal: NotAMember) -> None:
         report = secrets.token_hex(4)

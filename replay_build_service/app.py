@@ -22,10 +22,11 @@ from replay_build_service.assembly import (
     NOTICES,
     UnusableSettings,
     make_builder,
+    make_policies,
     make_providers,
     outgoing_rules,
-    session_resources,
 )
+from replay_build_service.assembly.managing import make_managing
 from replay_build_service.builders.base import Builder
 from replay_build_service.builds import Builds
 from replay_build_service.db import Store, UnusableDatabase, open_database, shown_url, upgrade
@@ -34,7 +35,16 @@ from replay_build_service.events import EventFeed
 from replay_build_service.hub import HubClient
 from replay_build_service.kept_secrets import UnusableSecret, kept_secret
 from replay_build_service.launches import Launches
+from replay_build_service.managing import Managing
+from replay_build_service.permissions import Permissions
 from replay_build_service.policies import PolicySet
+from replay_build_service.policy_command import (
+    POLICY_HELP,
+    PolicyOptions,
+    UnusablePolicies,
+    parse_policy_options,
+    run_policy,
+)
 from replay_build_service.settings import ServiceSettings
 from replay_build_service.web import MOST_BODY_BYTES, Site, encode_event, make_application, make_templates
 from replay_build_service.web.auth import RateLimit, StatelessHubOAuth
@@ -46,6 +56,7 @@ COMMANDS = {
     "doctor": "Examine a running deployment, say what to do for each fault, and end with 1 where there is one. Takes the "
     "configuration of “run”, --json for programs, and where it is not run as the service: --api-url URL and "
     "--token-file FILE, the hub's API and a token of the service's.",
+    "policy": POLICY_HELP,
 }
 
 
@@ -96,6 +107,9 @@ class ReplayBuildService(ServiceSettings):
         self.doctor_options = DoctorOptions()
         if self.command == "doctor":
             self.doctor_options, arguments = parse_options(arguments)
+        self.policy_options = PolicyOptions()
+        if self.command == "policy":
+            self.policy_options, arguments = parse_policy_options(arguments)
         self.options = arguments
         self._refuse_unknown_options(arguments)
         self.parse_command_line(arguments)
@@ -138,13 +152,14 @@ class ReplayBuildService(ServiceSettings):
             "run": self.run,
             "upgrade-db": self.upgrade_db,
             "doctor": self.doctor,
+            "policy": self.policy,
         }
         command = commands.get(self.command)
         if command is None:
             sys.exit(f"There is no command “{self.command}”. The commands are: {', '.join(commands)}.")
         try:
             command()
-        except (UnusableDatabase, UnusableSecret, UnusableSettings) as error:
+        except (UnusableDatabase, UnusablePolicies, UnusableSecret, UnusableSettings) as error:
             sys.exit(str(error))
 
     @property
@@ -169,6 +184,10 @@ class ReplayBuildService(ServiceSettings):
         Path(self.state_dir).mkdir(parents=True, exist_ok=True)
         print(f"{shown_url(self.database_url)}: {upgrade(self.database_url)}")
 
+    def policy(self) -> None:
+        """Check or explain policies."""
+        run_policy(self.policy_options, self, self.database_url, self.upgrade_command)
+
     def doctor(self) -> None:
         """Examine the deployment; ends the process with 1 where something is wrong."""
         logging.getLogger().setLevel(logging.ERROR)  # What went wrong is told, once.
@@ -186,13 +205,14 @@ class ReplayBuildService(ServiceSettings):
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT."""
         outgoing_rules(self)  # Before anything else is begun.
+        policies = make_policies(self)
         logging.getLogger().setLevel(self.log_level)
         logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=self.log_level)
         for chatty in ("httpx", "httpcore", "aiosqlite", "alembic", "asyncio"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
-        asyncio.run(self._serve())
+        asyncio.run(self._serve(policies))
 
-    async def _serve(self) -> None:
+    async def _serve(self, policies: PolicySet) -> None:
         api_token = self._api_token()
         missing = [name for name in ("JUPYTERHUB_API_URL", "JUPYTERHUB_SERVICE_URL") if name not in os.environ]
         if not api_token:
@@ -213,7 +233,7 @@ class ReplayBuildService(ServiceSettings):
             builder = await make_builder(self, state, resources)
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    await self._serve_until(stop, state, store, hub, builder, tasks)
+                    await self._serve_until(stop, state, store, hub, builder, policies, tasks)
                     raise _Stopping
             except* _Stopping:
                 self.log.info("Ended")
@@ -236,19 +256,29 @@ class ReplayBuildService(ServiceSettings):
         return Path(self.token_file) if self.token_file else state / "service_token"
 
     async def _serve_until(
-        self, stop: asyncio.Event, state: Path, store: Store, hub: HubClient, builder: Builder, tasks: asyncio.TaskGroup
+        self,
+        stop: asyncio.Event,
+        state: Path,
+        store: Store,
+        hub: HubClient,
+        builder: Builder,
+        policies: PolicySet,
+        tasks: asyncio.TaskGroup,
     ) -> None:
         address = urlsplit(os.environ["JUPYTERHUB_SERVICE_URL"])
         host, port = address.hostname or "127.0.0.1", address.port or 80
         feed = EventFeed(store, encode_event, tasks)
         builds = Builds(store, builder, feed, tasks, f"{socket.gethostname()}:{port}", at_once=self.builds_at_once)
-        policies = PolicySet.alike(self.vos, session_resources(self))
-        launches = Launches(store, make_providers(self, tasks), builds, hub, policies, feed, tasks)
-        site = self._make_site(state, store, feed, builds, launches)
+        providers = make_providers(self, tasks)
+        permissions = Permissions(policies, store, store)
+        launches = Launches(store, providers, builds, hub, permissions, feed, tasks)
+        managing = make_managing(self, store, hub, builds, policies, feed, providers)
+        site = self._make_site(state, store, feed, builds, launches, managing)
         application = make_application(site, kept_secret(state / "cookie_secret"))
         server = HTTPServer(application, xheaders=True, max_body_size=MOST_BODY_BYTES, max_buffer_size=1024 * 1024)
         await builds.recover()
         await launches.recover()
+        tasks.create_task(launches.lifetimes.watch(), name="lifetimes")
         server.listen(port, host)
         self.log.info("Replay's build service answers at http://%s:%s%s", host, port, site.base_url)
         await stop.wait()
@@ -259,13 +289,16 @@ class ReplayBuildService(ServiceSettings):
         await feed.end()
         await server.close_all_connections()
 
-    def _make_site(self, state: Path, store: Store, feed: EventFeed, builds: Builds, launches: Launches) -> Site:
+    def _make_site(
+        self, state: Path, store: Store, feed: EventFeed, builds: Builds, launches: Launches, managing: Managing
+    ) -> Site:
         base_url = os.environ.get("JUPYTERHUB_SERVICE_PREFIX", "/services/replay/")
         hub_auth = StatelessHubOAuth(parent=self, base_url=base_url, api_token=self._api_token())
         hub_auth.set_secret(kept_secret(state / "cookie_secret"))
         return Site(
             launches=launches,
             builds=builds,
+            managing=managing,
             store=store,
             feed=feed,
             hub_auth=hub_auth,

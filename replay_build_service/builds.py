@@ -29,6 +29,7 @@ from replay_build_service.domain import (
 )
 from replay_build_service.errors import ReplayError, SourceFault
 from replay_build_service.events import EventFeed
+from replay_build_service.policy_values import BuildCeiling
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,9 @@ class BuildStore(Protocol):
 
     async def find_image(self, name: ImageName) -> RunnableImage | None: ...
     async def forget_image(self, name: ImageName, image: RunnableImage) -> None: ...
-    async def join_build(self, job: BuildJob, requested_by: str) -> tuple[Build, bool] | None: ...
+    async def join_build(
+        self, job: BuildJob, requested_by: str, ceiling: BuildCeiling | None = None
+    ) -> tuple[Build, bool] | None: ...
     async def get_build(self, build_id: BuildId) -> Build | None: ...
     async def unfinished_builds(self) -> Sequence[Build]: ...
     async def kept_build_ids(self) -> frozenset[BuildId]: ...
@@ -126,10 +129,12 @@ class Builds:
         """A server of this image could not be started: perhaps it is damaged."""
         self._doubted.add(image)
 
-    async def ensure(self, resolved: ResolvedRef, requested_by: str) -> RunnableImage | Build:
+    async def ensure(
+        self, resolved: ResolvedRef, requested_by: str, ceiling: BuildCeiling | None = None
+    ) -> RunnableImage | Build:
         """The image, if it is there; else the one build of it, started now or joined.
 
-        Raises `SourceFault` where this process is ending its builds.
+        Raises `SourceFault` where this process is ending its builds, and `LimitReached` where a new one would be over the ceiling.
         """
         if self.is_ending:
             raise SourceFault("Replay's build service is just ending. Open the link again in a moment.")
@@ -138,7 +143,7 @@ class Builds:
         while True:
             if image := await self.find(name):
                 return image
-            if joined := await self._store.join_build(job, requested_by):
+            if joined := await self._store.join_build(job, requested_by, ceiling):
                 break
         # Also where another process drives it: this one then waits for the lease and goes on where that one died.
         build, _ = joined

@@ -10,12 +10,13 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NewType, Self
 
 from replay_build_service.links import Repository, RepoSpec
+from replay_build_service.policy_values import Offer, VOPolicy
 
 BuildId = NewType("BuildId", str)
 LaunchId = NewType("LaunchId", str)
@@ -260,30 +261,11 @@ class StreamPage:
 
 
 @dataclass(frozen=True, slots=True)
-class Resources:
-    """What a session gets. Memory in bytes, CPU in cores; ``None`` is no limit and no guarantee."""
-
-    memory_guarantee: int | None = None
-    memory_limit: int | None = None
-    cpu_guarantee: float | None = None
-    cpu_limit: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Person:
     """Who asks, as the hub knows them."""
 
     name: str
     groups: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class VOPolicy:
-    """What the members of one VO may run, with how much."""
-
-    vo: str
-    resources: Resources
-    enrolment_url: str | None = None
 
 
 class LaunchState(StrEnum):
@@ -320,6 +302,20 @@ class Launch:
     consumed_at: datetime | None = None
     """When the spawner fetched its plan. A launch is used once."""
     failure: str | None = None
+    features: tuple[str, ...] = ()
+    """Names of what its session gets beside the image."""
+    maximum_age: timedelta | None = None
+    """How long its session may run, by the policy when it was started."""
+    running_at: datetime | None = None
+    """When its server answered."""
+    ended_at: datetime | None = None
+
+    @property
+    def ends_by(self) -> datetime | None:
+        """When its session is stopped at the latest; none where it may run for as long as it is used."""
+        if self.running_at is None or self.maximum_age is None:
+            return None
+        return self.running_at + self.maximum_age
 
 
 class ServerStatus(StrEnum):
@@ -340,6 +336,8 @@ class Server:
     """Path on the hub's host, with a slash at the end: ``/user/ada/``. Empty where there is no server."""
     launch_id: LaunchId | None = None
     """Whose launch it became; ``None`` for the hub's ordinary server."""
+    last_activity: datetime | None = field(default=None, compare=False)
+    """By the hub."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,6 +361,10 @@ class Wish:
     """The commit that the person saw and agreed to; ``None`` (over the API) for whatever the ref means now."""
     server_name: str = ""
     """Empty: named servers are not supported yet."""
+    features: tuple[str, ...] = ()
+    """Names of what the session is to get beside the image."""
+    terms: str | None = None
+    """The version of the VO's terms of use that the person agrees to with this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,7 +372,8 @@ class Consent:
     """All that a person is shown before they agree."""
 
     resolved: ResolvedRef
-    policies: Sequence[VOPolicy]
+    offers: Sequence[Offer]
+    """For each VO of theirs, by its name."""
     is_built: bool
     usual_seconds: float | None
     server: Server
@@ -378,6 +381,8 @@ class Consent:
     """The launch that holds the person's server now."""
     same_image: bool
     """The server that runs, or the launch on its way, is of this very image."""
+    chosen: str = ""
+    """The VO that the person launched for last, where they may still."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,10 @@ Every error carries a sentence for the person (``str(error)``) that says what ha
     │   └── RefNotFound           has ``nearest``: refs that do exist
     ├── Refused                 understood, and not allowed
     │   ├── OriginRefused         a host or address that Replay does not ask
-    │   └── NotPermitted          no VO, no policy, somebody else's; has ``vos``: those that would do
+    │   ├── NotPermitted          no VO, no policy, somebody else's; has ``vos``: those that would do
+    │   └── TermsNotAgreed        terms of use that have to be agreed to first; has the VO, version and text
     ├── Conflict                the state of things forbids it now (a consumed launch, a server that runs)
+    │   └── LimitReached          so many are there already; has what was counted, the limit and the count
     ├── BuildFailed             the build that a launch waited for made no image
     └── SourceFault             somebody else's fault, temporary: retried, then told
 """
@@ -69,8 +71,29 @@ class NotPermitted(Refused):
         """The virtual organisations that would do, by name, each with the address where one enrols in it."""
 
 
+class TermsNotAgreed(Refused):
+    """Terms of use come first."""
+
+    def __init__(self, message: str, vo: str, version: str, text: str) -> None:
+        super().__init__(message)
+        self.vo = vo
+        self.version = version
+        self.text = text
+
+
 class Conflict(ReplayError):
     """Not in the present state of things: a launch used already, another server that runs."""
+
+
+class LimitReached(Conflict):
+    """There are as many as there may be at once."""
+
+    def __init__(self, message: str, limited: str, most: int, count: int) -> None:
+        super().__init__(message)
+        self.limited = limited
+        """What was counted."""
+        self.most = most
+        self.count = count
 
 
 class BuildFailed(ReplayError):

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import httpx
 import httpx_sse
 import stamina
-from pydantic import BaseModel, ValidationError
+from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from replay_build_service.domain import LaunchId, Server, ServerStatus, StartProgress
 from replay_build_service.errors import Conflict, SourceFault
@@ -32,10 +32,15 @@ class _ServerModel(BaseModel):
     pending: str | None = None
     url: str = ""
     user_options: dict[str, Any] | None = None
+    last_activity: AwareDatetime | None = None
 
 
 class _UserModel(BaseModel):
     servers: dict[str, _ServerModel] = {}
+
+
+class _GroupsModel(BaseModel):
+    groups: list[str] | None = None
 
 
 class _ProgressModel(BaseModel):
@@ -90,7 +95,22 @@ class HubClient:
             case _:
                 status = ServerStatus.STARTING
         launch = (model.user_options or {}).get("launch")
-        return Server(status, model.url, LaunchId(launch) if isinstance(launch, str) else None)
+        launch_id = LaunchId(launch) if isinstance(launch, str) else None
+        return Server(status, model.url, launch_id, model.last_activity)
+
+    async def groups(self, user: str) -> frozenset[str] | None:
+        """The person's groups; none where there is no such person, or the service lacks the scope ``read:users:groups``.
+
+        Raises `SourceFault` where the hub does not answer.
+        """
+        response = await self._ask("GET", f"users/{_segment(user)}")
+        if response.status_code == 404:
+            return None
+        try:
+            groups = _GroupsModel.model_validate(_body(response)).groups
+        except ValidationError as error:
+            raise SourceFault("The hub's answer was not understood. Try again in a moment.") from error
+        return None if groups is None else frozenset(groups)
 
     async def start(self, user: str, server_name: str, launch_id: LaunchId) -> None:
         """Ask for a server of that launch: the bare body, which JupyterHub 5.5 and 6 both take whole as the options.

@@ -10,15 +10,15 @@ import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Protocol, assert_never
+from typing import Protocol, TypeVar, assert_never
 
+from replay_build_service.awaiting import Awaiting
 from replay_build_service.builds import Builds
 from replay_build_service.domain import (
     NO_NAMED_SERVERS,
-    Build,
     BuildId,
-    BuildStatus,
     Consent,
+    ImageName,
     Launch,
     LaunchId,
     LaunchState,
@@ -33,36 +33,48 @@ from replay_build_service.domain import (
     Wish,
     launch_stream,
 )
-from replay_build_service.errors import BadLink, BuildFailed, Conflict, NotFound, ReplayError, UnknownProvider
+from replay_build_service.errors import BadLink, Conflict, LimitReached, NotFound, ReplayError, UnknownProvider
 from replay_build_service.events import EventFeed
+from replay_build_service.lifetimes import Lifetimes
 from replay_build_service.links import RepoSpec, safe_urlpath
-from replay_build_service.policies import PolicySet
+from replay_build_service.permissions import Permissions, Permit
+from replay_build_service.policy_values import BuildCeiling, Ceilings, Limited, Resources
 from replay_build_service.providers.base import RepoProvider
 from replay_build_service.starts import STILL_STARTING, Hub, Starts, StartStore, phase_event
 
 log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 FRESH = timedelta(minutes=10)
 """How long after its image was there a launch may still be used."""
 
 RETRY_SECONDS = 5.0
 
-MOST_BUILDS = 5
-"""How many builds a launch waits for, one after the other, where others cancel each while it joins."""
-
 
 class LaunchStore(StartStore, Protocol):
     """What launches ask of the database; see `replay_build_service.db.Store`."""
 
-    async def create_launch(self, launch: Launch) -> Launch: ...
+    async def create_launch(self, launch: Launch, ceilings: Ceilings = ...) -> Launch: ...
     async def take_server(
-        self, launch: Launch, expected: LaunchId | None, state: LaunchState, event: NewEvent
+        self,
+        launch: Launch,
+        expected: LaunchId | None,
+        state: LaunchState,
+        event: NewEvent,
+        ceilings: Ceilings = ...,
     ) -> bool: ...
     async def holder(self, user: str, server_name: str) -> Launch | None: ...
     async def recent_launches(self, user: str, limit: int = 10) -> Sequence[Launch]: ...
     async def launches_in(self, states: Collection[LaunchState]) -> Sequence[Launch]: ...
     async def consume_launch(
-        self, launch_id: LaunchId, user: str, server_name: str, max_age: timedelta
+        self,
+        launch_id: LaunchId,
+        user: str,
+        server_name: str,
+        max_age: timedelta,
+        resources: Resources | None = None,
+        maximum_age: timedelta | None = None,
     ) -> Launch | None: ...
     async def launches_waiting_for(self, build_id: BuildId) -> int: ...
     async def usual_build_seconds(self) -> float | None: ...
@@ -77,7 +89,7 @@ class Launches:
         providers: Mapping[str, RepoProvider],
         builds: Builds,
         hub: Hub,
-        policies: PolicySet,
+        permissions: Permissions,
         feed: EventFeed,
         tasks: asyncio.TaskGroup,
     ) -> None:
@@ -85,20 +97,24 @@ class Launches:
         self._providers = providers
         self._builds = builds
         self._hub = hub
-        self._policies = policies
+        self.permissions = permissions
         self._feed = feed
         self._tasks = tasks
         self._starts = Starts(store, hub, feed, builds.doubt)
+        self._awaiting = Awaiting(store, builds, feed)
+        self.lifetimes = Lifetimes(store, hub, feed)
 
     async def consent(self, person: Person, repo: str, server_name: str = "") -> Consent:
         """What would run, for the page that asks. Starts nothing and stores nothing."""
-        policies = self._policies.permitted(person)
+        self.permissions.policies.permitted(person)
         resolved = await self._resolve(RepoSpec.parse(repo))
         name = self._builds.name_of(resolved)
+        offers, chosen = await self.permissions.offers(person, resolved.repository)
         holder, server = await self.standing(person, server_name)
         return Consent(
             resolved=resolved,
-            policies=policies,
+            offers=offers,
+            chosen=chosen,
             is_built=await self._builds.find(name) is not None,
             usual_seconds=await self._store.usual_build_seconds(),
             server=server,
@@ -123,39 +139,24 @@ class Launches:
         """Put a launch on record and see to it: the person's consent, given by a form or with a token.
 
         The launch that comes back may be one that was on its way already, or one that must be chosen (`LaunchState.CHOOSING`).
-        Raises `BadLink`, `NotPermitted`, `NotFound` and whatever the provider raises.
+        Raises `BadLink`, `NotPermitted`, `TermsNotAgreed`, `LimitReached`, `NotFound` and whatever the provider raises.
         """
-        _refuse_named_server(wish)
-        policy = self._policies.choose(person, wish.vo)
-        urlpath = safe_urlpath(wish.urlpath)
-        resolved = await self._resolve_wish(wish)
+        resolved, permit = await self._permitted(person, wish)
         name = self._builds.name_of(resolved)
         # Neither needs the other, and the person waits.
         (holder, server), image = await asyncio.gather(self.standing(person, wish.server_name), self._builds.find(name))
         is_free = server.status is ServerStatus.ABSENT or holder is not None
         state = LaunchState.STARTING if image else LaunchState.BUILDING
-        launch = Launch(
-            id=LaunchId(secrets.token_hex(16)),
-            user=person.name,
-            server_name=wish.server_name,
-            resolved=resolved,
-            image_name=name,
-            vo=policy.vo,
-            urlpath=urlpath,
-            state=state if is_free else LaunchState.CHOOSING,
-            created_at=datetime.now(UTC),
-            image=image,
-        )
-        stored = await self._store.create_launch(launch)
+        launch = _launch(person, wish, resolved, name, permit, state if is_free else LaunchState.CHOOSING, image)
+        stored = await self._create(launch, permit.ceilings)
+        await self.permissions.remember(person, stored.vo)
         if stored.id == launch.id and stored.state is not LaunchState.CHOOSING:
             self._see_to(stored, partial(self._go_on, stored, server=server))
         return stored
 
     async def create_now(self, person: Person, wish: Wish) -> Planned:
         """For a spawn that names a repository itself: only where the image is built and the server is free."""
-        _refuse_named_server(wish)
-        policy = self._policies.choose(person, wish.vo)
-        resolved = await self._resolve_wish(wish)
+        resolved, permit = await self._permitted(person, wish)
         name = self._builds.name_of(resolved)
         image = await self._builds.find(name)
         if image is None:
@@ -163,45 +164,40 @@ class Launches:
                 "This repository is not built yet, and a server cannot wait for that. "
                 "Open its link, or POST it to the Replay service's api/launches and follow the launch."
             )
-        launch = Launch(
-            id=LaunchId(secrets.token_hex(16)),
-            user=person.name,
-            server_name=wish.server_name,
-            resolved=resolved,
-            image_name=name,
-            vo=policy.vo,
-            urlpath=safe_urlpath(wish.urlpath),
-            state=LaunchState.STARTING,
-            created_at=datetime.now(UTC),
-            image=image,
-        )
+        launch = _launch(person, wish, resolved, name, permit, LaunchState.STARTING, image)
         holder = await self._store.holder(person.name, wish.server_name)
         if holder is not None and holder.state is LaunchState.RUNNING:
             # The hub starts a server, so the one on our record has ended.
             await self._end(holder.id, {LaunchState.RUNNING}, "The session has ended.")
-        stored = await self._store.create_launch(launch)
+        stored = await self._create(launch, permit.ceilings)
         if stored.id != launch.id or stored.state is not LaunchState.STARTING:
             # A spawn cannot wait for a choice, so none is left to be made.
             await self._end(launch.id, {LaunchState.CHOOSING}, "Another launch held the server.")
             raise Conflict("Another launch of yours is on its way. Open or stop that one first.")
-        planned = await self.plan(launch.id, person.name, wish.server_name)
+        planned = await self.plan(launch.id, person.name, wish.server_name, person.groups)
         self._see_to(planned.launch, partial(self._starts.follow, planned.launch))
         return planned
 
-    async def plan(self, launch_id: LaunchId, user: str, server_name: str) -> Planned:
+    async def plan(
+        self, launch_id: LaunchId, user: str, server_name: str, groups: frozenset[str] | None = None
+    ) -> Planned:
         """Use a launch up, for the spawner. Once.
 
-        Raises `NotFound` for one that is not this person's, and `Conflict` for one that was used or is too old.
+        ``groups`` are those that the hub has the person in now. Raises `NotFound` for a launch that is not this person's,
+        `NotPermitted` where it is not allowed any more, and `Conflict` for one that was used or is too old.
         """
-        launch = await self._store.consume_launch(launch_id, user, server_name, FRESH)
+        known = await self._store.get_launch(launch_id)
+        if known is None or known.user != user or known.server_name != server_name:
+            raise NotFound("There is no such launch of yours. Open the repository's link again.")
+        policy = await self.permissions.at_start(known, groups)
+        launch = await self._store.consume_launch(
+            launch_id, user, server_name, FRESH, policy.resources, policy.maximum_age
+        )
         if launch is None:
-            known = await self._store.get_launch(launch_id)
-            if known is None or known.user != user or known.server_name != server_name:
-                raise NotFound("There is no such launch of yours. Open the repository's link again.")
             raise Conflict("This launch was used already, or it waited too long. Open the repository's link again.")
         if launch.image is None:
             raise AssertionError(f"Launch {launch_id} is starting without an image")
-        return Planned(launch, launch.image, self._policies.choose(Person(user, frozenset({launch.vo})), launch.vo))
+        return Planned(launch, launch.image, policy)
 
     async def get(self, person: Person, launch_id: LaunchId) -> Launch:
         """A launch of this person's. Raises `NotFound` for anybody else's, as for one that never was."""
@@ -226,13 +222,12 @@ class Launches:
             # Asked before anything is given up, since the hub cannot stop it.
             raise Conflict(STILL_STARTING)
         held = await self._store.holder(person.name, launch.server_name)
-        event = phase_event(Phase.FAILED, "You launched something else instead.")
-        if not await self._store.take_server(launch, instead_of, LaunchState.BUILDING, event):
+        if not await self._take(launch, instead_of):
             raise Conflict("Something else has taken your server meanwhile. Look again and choose.")
         if instead_of is not None:
             self._feed.notify(launch_stream(instead_of))
         if held is not None and held.image_name != launch.image_name:
-            await self._cancel_unwanted_build(held.id)
+            await self._awaiting.cancel_unwanted(held.id)
         taken = await self.get(person, launch_id)
         self._see_to(taken, partial(self._go_on, taken, stop_first=True))
         return taken
@@ -249,7 +244,7 @@ class Launches:
                 case LaunchState.BUILDING | LaunchState.CHOOSING:
                     is_over = await self._end(launch.id, {launch.state}, "You gave up this launch.")
                     if is_over:
-                        await self._cancel_unwanted_build(launch.id)
+                        await self._awaiting.cancel_unwanted(launch.id)
                 case LaunchState.STARTING | LaunchState.RUNNING:
                     await self.stop_server(person, launch.server_name)
                     is_over = True
@@ -269,6 +264,43 @@ class Launches:
         """Go on with the launches that an earlier process left on their way."""
         for launch in await self._store.launches_in({LaunchState.BUILDING, LaunchState.STARTING}):
             self._see_to(launch, partial(self._go_on, launch))
+
+    async def _permitted(self, person: Person, wish: Wish) -> tuple[ResolvedRef, Permit]:
+        """What is meant, where the person may run that: all but the limits, which are counted when it is stored."""
+        if wish.server_name:
+            raise BadLink(NO_NAMED_SERVERS)
+        policy = self.permissions.policies.choose(person, wish.vo)
+        safe_urlpath(wish.urlpath)
+        resolved = await self._resolve_wish(wish)
+        return resolved, await self.permissions.permit(person, wish, policy, resolved.repository)
+
+    async def _create(self, launch: Launch, ceilings: Ceilings) -> Launch:
+        return await self._within(launch, lambda: self._store.create_launch(launch, ceilings))
+
+    async def _take(self, launch: Launch, instead_of: LaunchId | None) -> bool:
+        ceilings = await self.permissions.ceilings(launch)
+        event = phase_event(Phase.FAILED, "You launched something else instead.")
+        return await self._within(
+            launch,
+            lambda: self._store.take_server(launch, instead_of, LaunchState.BUILDING, event, ceilings),
+        )
+
+    async def _within(self, launch: Launch, attempt: Callable[[], Awaitable[_T]]) -> _T:
+        """Sessions on our record may be over: where a limit refuses, those are left out, and it is counted once more."""
+        try:
+            return await attempt()
+        except LimitReached as reached:
+            repository, vo, user = launch.resolved.repository, launch.vo, launch.user
+            match reached.limited:
+                case Limited.REPOSITORY:
+                    await self.lifetimes.tidy(repository, lambda one: one.resolved.repository == repository)
+                case Limited.VO:
+                    await self.lifetimes.tidy(("vo", vo), lambda one: one.vo == vo)
+                case Limited.PERSON:
+                    await self.lifetimes.tidy(("user", user), lambda one: one.user == user)
+                case _:
+                    raise
+        return await attempt()
 
     # from here on: one launch's way
 
@@ -303,7 +335,10 @@ class Launches:
             await self._say(launch.id, Phase.WAITING, "Stopping your running server.")
             await self._starts.stop(launch.user, launch.server_name)
         if launch.state is LaunchState.BUILDING:
-            image = await self._image_for(launch)
+            policy = self.permissions.policies.of(launch.vo)
+            most = None if policy is None else policy.limits.builds_per_person
+            ceiling = None if most is None else BuildCeiling(most, launch.vo)
+            image = await self._awaiting.image_for(launch, ceiling)
             moved = image is not None and await self._store.move_launch(
                 launch.id, {LaunchState.BUILDING}, LaunchState.STARTING, image=image
             )
@@ -311,56 +346,6 @@ class Launches:
                 return
             server = None
         await self._starts.start(launch, server)
-
-    async def _image_for(self, launch: Launch) -> RunnableImage | None:
-        """The image, once it is built; none where the launch was given up. Raises `BuildFailed`.
-
-        A build that somebody else cancelled while this launch joined it is no outcome for this launch: it asks again.
-        """
-        build_id = launch.build_id
-        for builds_left in reversed(range(MOST_BUILDS)):
-            if build_id is None:
-                found = await self._builds.ensure(launch.resolved, launch.user)
-                if isinstance(found, RunnableImage):
-                    return found
-                build_id = found.id
-                if not await self._wait_on_record(launch, build_id):
-                    await self._cancel_if_unwanted(build_id)
-                    return None
-            build = await self._builds.finished(build_id)
-            if build.image is not None:
-                return build.image
-            was_joined = build_id != launch.build_id and not self._builds.is_ending
-            if build.status is not BuildStatus.CANCELLED or not was_joined or not builds_left:
-                raise BuildFailed(_failure_of(build))
-            if not await self._is_building(launch.id):
-                return None
-            build_id = None
-        raise AssertionError("the last build ends with an image or an error")
-
-    async def _wait_on_record(self, launch: Launch, build_id: BuildId) -> bool:
-        """Whether the launch waits for that build now; false where it was given up meanwhile."""
-        waits = phase_event(Phase.WAITING, "Your launch waits for its build.")
-        is_waiting = await self._store.move_launch(
-            launch.id, {LaunchState.BUILDING}, LaunchState.BUILDING, build_id=build_id, event=waits
-        )
-        if is_waiting:
-            self._feed.notify(launch_stream(launch.id))
-        return is_waiting
-
-    async def _is_building(self, launch_id: LaunchId) -> bool:
-        launch = await self._store.get_launch(launch_id)
-        return launch is not None and launch.state is LaunchState.BUILDING
-
-    async def _cancel_unwanted_build(self, launch_id: LaunchId) -> None:
-        """After a launch was given up: end the build that it waited for, where nobody else waits for it."""
-        launch = await self._store.get_launch(launch_id)
-        if launch is not None and launch.build_id is not None:
-            await self._cancel_if_unwanted(launch.build_id)
-
-    async def _cancel_if_unwanted(self, build_id: BuildId) -> None:
-        if not await self._store.launches_waiting_for(build_id):
-            await self._builds.cancel(build_id)
 
     async def _resolve_wish(self, wish: Wish) -> ResolvedRef:
         spec = RepoSpec.parse(wish.repo)
@@ -386,13 +371,28 @@ class Launches:
         self._feed.notify(launch_stream(launch_id))
 
 
-def _refuse_named_server(wish: Wish) -> None:
-    if wish.server_name:
-        raise BadLink(NO_NAMED_SERVERS)
-
-
-def _failure_of(build: Build) -> str:
-    return build.failure.message if build.failure else "The build ended without an image."
+def _launch(
+    person: Person,
+    wish: Wish,
+    resolved: ResolvedRef,
+    name: ImageName,
+    permit: Permit,
+    state: LaunchState,
+    image: RunnableImage | None,
+) -> Launch:
+    return Launch(
+        id=LaunchId(secrets.token_hex(16)),
+        user=person.name,
+        server_name=wish.server_name,
+        resolved=resolved,
+        image_name=name,
+        vo=permit.policy.vo,
+        urlpath=safe_urlpath(wish.urlpath),
+        state=state,
+        created_at=datetime.now(UTC),
+        image=image,
+        features=permit.features,
+    )
 
 
 def _is_of(server: Server, launch: Launch) -> bool:

@@ -11,9 +11,13 @@ from pydantic_core import PydanticCustomError
 from replay_build_service.domain import NO_NAMED_SERVERS, ImageConfiguration, Launch
 from replay_build_service.errors import BadLink
 from replay_build_service.links import MAX_SPEC_LENGTH, MAX_URLPATH_LENGTH, RepoSpec
+from replay_build_service.policy_values import Placement, Resources
 
 MOST_GROUPS = 1000
 """Of one person at the hub."""
+
+
+MOST_FEATURES = 20
 
 
 def _no_longer_than(most: int) -> AfterValidator:
@@ -47,6 +51,13 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class GPUsModel(_Frozen):
+    """Graphics processors, as Kubernetes names and counts them."""
+
+    resource: str
+    count: int
+
+
 class ResourcesModel(_Frozen):
     """Memory in bytes, CPU in cores; none is no limit and no guarantee."""
 
@@ -54,6 +65,51 @@ class ResourcesModel(_Frozen):
     memory_limit: int | None = None
     cpu_guarantee: float | None = None
     cpu_limit: float | None = None
+    gpus: GPUsModel | None = None
+
+    @classmethod
+    def of(cls, resources: Resources) -> "ResourcesModel":
+        gpus = resources.gpus
+        return cls(
+            memory_guarantee=resources.memory_guarantee,
+            memory_limit=resources.memory_limit,
+            cpu_guarantee=resources.cpu_guarantee,
+            cpu_limit=resources.cpu_limit,
+            gpus=None if gpus is None else GPUsModel(resource=gpus.resource, count=gpus.count),
+        )
+
+
+class TolerationModel(_Frozen):
+    """A taint that the session's pod tolerates, in the words of a pod's specification."""
+
+    key: str | None = None
+    operator: str | None = None
+    value: str | None = None
+    effect: str | None = None
+    tolerationSeconds: int | None = None
+
+
+class PlacementModel(_Frozen):
+    """On which nodes of a cluster the session may run."""
+
+    node_selector: dict[str, str] = {}
+    tolerations: list[TolerationModel] = []
+
+    @classmethod
+    def of(cls, placement: Placement) -> "PlacementModel":
+        return cls(
+            node_selector=dict(placement.node_selector),
+            tolerations=[
+                TolerationModel(
+                    key=one.key,
+                    operator=one.operator,
+                    value=one.value,
+                    effect=one.effect,
+                    tolerationSeconds=one.seconds,
+                )
+                for one in placement.tolerations
+            ],
+        )
 
 
 class ImageModel(_Frozen):
@@ -101,6 +157,11 @@ class LaunchPlan(_Frozen):
     source: str | None
     """A folder whose content becomes the session's own folder."""
     resources: ResourcesModel
+    placement: PlacementModel = PlacementModel()
+    features: list[str] = []
+    """Names of what the session gets beside its image."""
+    maximum_age: float | None = None
+    """Seconds after which the service stops the session; none for as long as it is used."""
 
 
 class PlanRequest(_Frozen):
@@ -123,6 +184,16 @@ class Refusal(_Frozen):
     message: str
     id: str | None = None
     nearest: list[str] = []
+    terms: "TermsModel | None" = None
+    """Terms of use that have to be agreed to first: send their version as “terms”."""
+
+
+class TermsModel(_Frozen):
+    """Terms of use of a VO."""
+
+    vo: str
+    version: str
+    text: str
 
 
 class LaunchRequest(_Frozen):
@@ -134,6 +205,10 @@ class LaunchRequest(_Frozen):
     version: _Commit | None = None
     server_name: Annotated[str, AfterValidator(_unnamed)] = ""
     """Empty: a person's own server, the only one that Replay starts."""
+    features: Annotated[tuple[_Name, ...], Field(max_length=MOST_FEATURES)] = ()
+    """Names of what the session is to get beside its image."""
+    terms: _Name | None = None
+    """The version of the VO's terms of use that the person agrees to with this."""
 
 
 class LaunchModel(_Frozen):
@@ -151,6 +226,9 @@ class LaunchModel(_Frozen):
     urlpath: str
     created_at: str
     failure: str | None
+    features: list[str]
+    ends_by: str | None
+    """When its session is stopped at the latest, where its VO's policy has a maximum age and it runs."""
     url: str
     """The launch's page."""
     events_url: str
@@ -170,6 +248,8 @@ class LaunchModel(_Frozen):
             urlpath=launch.urlpath,
             created_at=launch.created_at.isoformat(),
             failure=launch.failure,
+            features=list(launch.features),
+            ends_by=launch.ends_by.isoformat() if launch.ends_by else None,
             url=f"{base_url}launches/{launch.id}",
             events_url=f"{base_url}api/launches/{launch.id}/events",
         )

@@ -46,6 +46,11 @@ class ServiceSettings(Application):
         key_trait=Unicode(),
         help="The virtual organisations that may launch, each with the address where one enrols in it (may be empty).",
     ).tag(config=True)
+    policy_file = Unicode(
+        "",
+        help="A file of policies in YAML, one for each VO: what its members may run, with how much. It stands in place of vos "
+        "and of the four settings below. docs/policies.md says what it may hold.",
+    ).tag(config=True)
     mem_guarantee = ByteSpecification(2 * GIB, help="Memory that a session is guaranteed.").tag(config=True)
     mem_limit = ByteSpecification(4 * GIB, help="Memory that a session may use at most.").tag(config=True)
     cpu_guarantee = Float(None, allow_none=True, help="CPU cores that a session is guaranteed.").tag(config=True)
@@ -152,6 +157,15 @@ class ServiceSettings(Application):
         "",
         help="“docker”, “kubernetes”: a control group with limits of your own for builds, such as a systemd slice. Where it is empty, "
         "the limits on memory and processes are set by the service, which then needs root on the engine's machine.",
+    ).tag(config=True)
+
+    accounting_site = Unicode(
+        "",
+        help="This site's name in EGI's configuration database (GOCDB), for the accounting records that VO managers fetch. "
+        "Without one they get CSV only.",
+    ).tag(config=True)
+    accounting_service = Unicode(
+        "", help="The name in those records that tells this service from others of the same site; may be empty."
     ).tag(config=True)
 
     kubeconfig = Unicode(

@@ -72,6 +72,10 @@ class ReplayLocalSpawner(ReplayMixin, SimpleLocalProcessSpawner):
             ) from error
 
     async def _start_session(self, plan: LaunchPlan) -> Any:
+        if plan.resources.gpus is not None:
+            raise self.refusal(
+                422, "Sessions of this hub are plain processes and cannot be given GPUs. Tell the administrators."
+            )
         self._session = session = self._folder_of(plan)
         home = session / "home" / _folder_name(plan)
         log_file = session / "server.log"

@@ -1,5 +1,6 @@
 """What a plan says to every spawner that makes containers: marks, variables, whose launch a server was. Pure."""
 
+import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -7,6 +8,10 @@ from typing import Any
 from replay_build_service.schemas import LaunchPlan
 
 LAUNCH_LABEL = "replay.egi.eu/launch"
+GROUP = "egi.eu/primary_group"
+"""For which VO a session runs: accounting reads it."""
+
+MOST_LABEL_CHARACTERS = 63
 
 _LAUNCH = re.compile(r"[0-9a-f]{32}")
 
@@ -23,8 +28,21 @@ def marks(plan: LaunchPlan) -> dict[str, str]:
         LAUNCH_LABEL: plan.launch,
         "replay.egi.eu/repository": plan.repository,
         "replay.egi.eu/commit": plan.version,
-        "egi.eu/primary_group": plan.vo,
+        GROUP: plan.vo,
     }
+
+
+def label_value(text: str) -> str:
+    """A text as the value of a Kubernetes label: at most 63 letters, digits, ``-``, ``_`` and ``.``, the ends letters or digits.
+
+    https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/. What has to be changed for that gets a mark of
+    the whole at its end, so that two texts never share a value.
+    """
+    plain = re.sub(r"[^A-Za-z0-9._-]", "-", text).strip("._-")[:MOST_LABEL_CHARACTERS].strip("._-")
+    if plain == text:
+        return plain
+    mark = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{plain[: MOST_LABEL_CHARACTERS - 9].strip('._-')}-{mark}".lstrip("-")
 
 
 def session_environment(plan: LaunchPlan) -> dict[str, str]:

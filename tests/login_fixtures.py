@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -26,7 +26,7 @@ import psutil
 import pytest
 
 from demo.checkin import CheckinStandIn
-from demo.people import Person
+from demo.people import PEOPLE, Person
 
 ROOT = Path(__file__).resolve().parents[1]
 PROXY = ROOT / "node_modules" / ".bin" / "configurable-http-proxy"
@@ -71,6 +71,7 @@ class Hub:
     api_token: str = field(default_factory=lambda: secrets.token_hex(32))
     _process: subprocess.Popen[str] | None = field(default=None, init=False)
     _log: list[str] = field(default_factory=list, init=False)
+    _changed: threading.Condition = field(default_factory=threading.Condition, init=False, repr=False)
 
     @property
     def url(self) -> str:
@@ -132,7 +133,9 @@ c.EGICheckinAuthenticator.permitted_vos = {permitted_vos!r}
         assert process.stdout
         with process.stdout:
             for line in process.stdout:
-                self._log.append(line)
+                with self._changed:
+                    self._log.append(line)
+                    self._changed.notify_all()
                 if "JupyterHub is now running" in line:
                     running.set()
         # The log ends with the process: nobody should wait on.
@@ -157,6 +160,12 @@ c.EGICheckinAuthenticator.permitted_vos = {permitted_vos!r}
         _, remaining = psutil.wait_procs(below, timeout=2)
         for process in remaining:
             process.kill()
+
+    def wait_for_log(self, text: str, times: int = 1) -> None:
+        """Until the log has this text so often; fails with it where it does not come."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.log.count(text) >= times, timeout=30):
+                pytest.fail(f"{text!r} is not so often in the log:\n{self.log}")
 
     def api(self, method: str, path: str) -> httpx.Response:
         """As a service with admin rights, not as a person."""
@@ -211,6 +220,10 @@ class Visitor:
     def open(self, path: str) -> httpx.Response:
         return self._client.get(urljoin(self.hub.url, path))
 
+    def open_without_following(self, path: str) -> httpx.Response:
+        """To look at where an answer leads."""
+        return self._client.get(urljoin(self.hub.url, path), follow_redirects=False)
+
     def open_form(self, path: str, fields: dict[str, str]) -> httpx.Response:
         """Send a form as a browser does, and go where its answer leads."""
         return self._client.post(urljoin(self.hub.url, path), data=fields)
@@ -237,6 +250,9 @@ class Visitor:
         assert found
         return found
 
+    def log_out(self, **headers: str) -> httpx.Response:
+        return self._client.get(urljoin(self.hub.url, "/hub/logout"), headers=headers)
+
     def start_server(self) -> httpx.Response:
         return self.open("/hub/spawn")
 
@@ -248,12 +264,16 @@ class Visitor:
 
 
 @contextmanager
-def provider_and_hub(folder: Path) -> Iterator[tuple[CheckinStandIn, Hub]]:
+def provider_and_hub(folder: Path, people: Sequence[Person] = PEOPLE) -> Iterator[tuple[CheckinStandIn, Hub]]:
     """Both know each other; neither has been started. Whatever runs at the end is stopped."""
     ports = free_ports(3)
     secret = secrets.token_urlsafe(24)
     checkin = CheckinStandIn(
-        client_id="hub", client_secret=secret, redirect_uris=[f"http://127.0.0.1:{ports[0]}/hub/oauth_callback"]
+        client_id="hub",
+        client_secret=secret,
+        redirect_uris=[f"http://127.0.0.1:{ports[0]}/hub/oauth_callback"],
+        people=people,
+        separate_ports=True,
     )
     hub = Hub(folder, checkin.issuer, secret, ports)
     try:

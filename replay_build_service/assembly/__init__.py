@@ -10,9 +10,9 @@ from typing import cast
 
 from replay_build_service.assembly.common import UnusableSettings, credentials_of, outgoing_rules, split_registry
 from replay_build_service.assembly.docker import make_docker_builder
+from replay_build_service.assembly.policies import make_policies, session_resources
 from replay_build_service.builders.base import Builder
 from replay_build_service.builders.venv.builder import VenvBuilder, VenvBuilderSettings, running_version
-from replay_build_service.domain import Resources
 from replay_build_service.providers.base import RepoProvider
 from replay_build_service.providers.gh import GitHubProvider
 from replay_build_service.providers.git import GitProvider
@@ -23,6 +23,7 @@ __all__ = [
     "UnusableSettings",
     "credentials_of",
     "make_builder",
+    "make_policies",
     "make_providers",
     "outgoing_rules",
     "session_resources",
@@ -43,12 +44,6 @@ NOTICES = {
     "kubernetes": (),
 }
 """What people should know of how a builder's sessions run, before they agree."""
-
-
-def session_resources(settings: ServiceSettings) -> Resources:
-    """What a session gets."""
-    memory = cast(int, settings.mem_guarantee), cast(int, settings.mem_limit)
-    return Resources(*memory, settings.cpu_guarantee, settings.cpu_limit)
 
 
 def make_providers(settings: ServiceSettings, tasks: asyncio.TaskGroup) -> dict[str, RepoProvider]:

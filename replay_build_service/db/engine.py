@@ -53,6 +53,12 @@ def shown_url(url: str) -> str:
     return parsed.set(drivername=parsed.get_backend_name()).render_as_string(hide_password=True)
 
 
+def is_there(url: str) -> bool:
+    """Whether there may be a database already: `open_database` would not make one. Raises `UnusableDatabase`."""
+    parsed = _parsed(url)
+    return parsed.get_backend_name() != "sqlite" or Path(parsed.database or "").is_file()
+
+
 def _parsed(url: str) -> URL:
     try:
         return make_url(url)

@@ -4,15 +4,19 @@ from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import and_, delete, func, insert, not_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from replay_build_service.db.event_store import append
 from replay_build_service.db.rows import launch_of, launch_row
-from replay_build_service.db.tables import ActiveServerRow, LaunchRow, StreamRow
+from replay_build_service.db.tables import ActiveServerRow, BuildRow, LaunchRow, StreamRow
 from replay_build_service.domain import BuildId, Launch, LaunchId, LaunchState, NewEvent, RunnableImage, launch_stream
+from replay_build_service.policy_values import Ceilings, Counts, Resources
 
-_FINAL = [state for state in LaunchState if state.is_final]
+_HOLDING = (LaunchState.BUILDING, LaunchState.STARTING, LaunchState.RUNNING)
+"""A launch in one of these has a server, or is on its way to one: limits count them."""
+
+_UNLIMITED = Ceilings()
 
 
 class LaunchQueries:
@@ -24,11 +28,12 @@ class LaunchQueries:
     def _writing(self) -> AbstractAsyncContextManager[AsyncSession]:
         raise AssertionError("Store opens its sessions")
 
-    async def create_launch(self, launch: Launch) -> Launch:
+    async def create_launch(self, launch: Launch, ceilings: Ceilings = _UNLIMITED) -> Launch:
         """Store a launch and let it hold the person's server, where nothing else does.
 
         Where a launch of the same image and path is on its way already, that one is returned and nothing is stored.
-        Where another launch holds the server, this one is stored as `LaunchState.CHOOSING`.
+        Where another launch holds the server, this one is stored as `LaunchState.CHOOSING`. Raises `LimitReached` where it
+        would take a server over one of the ceilings. Writing transactions follow each other, so the count is exact.
         """
         async with self._writing() as session:
             holder = await _holder(session, launch.user, launch.server_name)
@@ -41,15 +46,24 @@ class LaunchQueries:
             else:
                 row = launch_row(launch)
                 if launch.state is not LaunchState.CHOOSING:
+                    ceilings.refuse(await _counts(session, launch), launch.vo, launch.resolved.repository)
                     await _hold(session, launch)
             session.add(row)
             session.add(StreamRow(id=launch_stream(launch.id), last_sequence=0, position=0, finished=False))
             return launch_of(row)
 
-    async def take_server(self, launch: Launch, expected: LaunchId | None, state: LaunchState, event: NewEvent) -> bool:
+    async def take_server(
+        self,
+        launch: Launch,
+        expected: LaunchId | None,
+        state: LaunchState,
+        event: NewEvent,
+        ceilings: Ceilings = _UNLIMITED,
+    ) -> bool:
         """A launch that was choosing takes the server from ``expected``; false where that is not its holder any more.
 
-        The launch that held it is ended, whatever it was doing; ``event`` is the last of its stream.
+        The launch that held it is ended, whatever it was doing; ``event`` is the last of its stream. Raises `LimitReached`
+        as `create_launch`, and then all is as before.
         """
         async with self._writing() as session:
             holder = await _holder(session, launch.user, launch.server_name)
@@ -67,8 +81,14 @@ class LaunchQueries:
             if holder is not None and held_by is not None:
                 holder.state, holder.ended_at = LaunchState.ENDED, datetime.now(UTC)
                 await append(session, launch_stream(LaunchId(holder.id)), [event], finished=True)
+            ceilings.refuse(await _counts(session, launch), launch.vo, launch.resolved.repository)
             await _hold(session, launch)
             return True
+
+    async def counts(self, launch: Launch) -> Counts:
+        """What there is of all that is limited, but for what holds the server that this launch would take."""
+        async with self._reading() as session:
+            return await _counts(session, launch)
 
     async def get_launch(self, launch_id: LaunchId) -> Launch | None:
         async with self._reading() as session:
@@ -132,10 +152,20 @@ class LaunchQueries:
             return True
 
     async def consume_launch(
-        self, launch_id: LaunchId, user: str, server_name: str, max_age: timedelta
+        self,
+        launch_id: LaunchId,
+        user: str,
+        server_name: str,
+        max_age: timedelta,
+        resources: Resources | None = None,
+        maximum_age: timedelta | None = None,
     ) -> Launch | None:
-        """Use a launch up: once, by its own person, for its own server, while it is fresh. Otherwise ``None``."""
+        """Use a launch up: once, by its own person, for its own server, while it is fresh. Otherwise ``None``.
+
+        ``resources`` and ``maximum_age`` are what its session gets, for the record.
+        """
         now = datetime.now(UTC)
+        got = resources or Resources()
         async with self._writing() as session:
             row = await session.scalar(
                 update(LaunchRow)
@@ -147,7 +177,13 @@ class LaunchQueries:
                     LaunchRow.consumed_at.is_(None),
                     LaunchRow.starting_at > now - max_age,
                 )
-                .values(consumed_at=now)
+                .values(
+                    consumed_at=now,
+                    memory_reserved=got.reserved_memory,
+                    cores_reserved=got.reserved_cores,
+                    gpus_reserved=got.gpus.count if got.gpus else 0,
+                    maximum_age=None if maximum_age is None else maximum_age.total_seconds(),
+                )
                 .returning(LaunchRow)
             )
             return None if row is None else launch_of(row)
@@ -159,6 +195,8 @@ def _state_values(state: LaunchState) -> dict[str, object]:
         values["ended_at"] = datetime.now(UTC)
     if state is LaunchState.STARTING:
         values["starting_at"] = datetime.now(UTC)
+    if state is LaunchState.RUNNING:
+        values["running_at"] = datetime.now(UTC)
     return values
 
 
@@ -168,6 +206,31 @@ async def _holder(session: AsyncSession, user: str, server_name: str) -> LaunchR
         .join(ActiveServerRow, ActiveServerRow.launch_id == LaunchRow.id)
         .where(ActiveServerRow.user == user, ActiveServerRow.server_name == server_name)
     )
+
+
+async def _counts(session: AsyncSession, launch: Launch) -> Counts:
+    is_its_own = and_(LaunchRow.user == launch.user, LaunchRow.server_name == launch.server_name)
+    of_vo = LaunchRow.vo == launch.vo
+    person, vo, repository = (
+        await session.execute(
+            select(
+                func.count().filter(of_vo, LaunchRow.user == launch.user),
+                func.count().filter(of_vo),
+                func.count().filter(LaunchRow.repository == launch.resolved.repository.url),
+            ).where(LaunchRow.state.in_(_HOLDING), not_(is_its_own))
+        )
+    ).one()
+    needs_build = launch.state in {LaunchState.BUILDING, LaunchState.CHOOSING} and launch.image is None
+    builds = await count_builds(session, launch.user, str(launch.image_name)) if needs_build else 0
+    return Counts(person, vo, repository, builds)
+
+
+async def count_builds(session: AsyncSession, user: str, but_of: str) -> int:
+    """The builds under way that a person asked for, but for one of that image."""
+    asked = select(func.count()).where(
+        BuildRow.active.is_(True), BuildRow.requested_by == user, BuildRow.image_name != but_of
+    )
+    return await session.scalar(asked) or 0
 
 
 async def _hold(session: AsyncSession, launch: Launch) -> None:

@@ -3,7 +3,11 @@
 python -m replay_build_service.db.personal > docs/personal-data.md
 """
 
+from replay_build_service.db import manager_tables
 from replay_build_service.db.tables import Base, Personal
+
+_ALL_TABLES = (manager_tables,)
+"""Modules whose tables are in `Base`'s metadata once they are imported."""
 
 _HEAD = """# Personal data
 
@@ -13,7 +17,9 @@ themselves (`replay_build_service/db/tables.py`); change it there, then run
 
 People are known by the name that the hub knows them by. With EGI Check-in that is their `voperson_id`: a pseudonym, no
 name and no e-mail address. Tokens, passwords and claims are never stored here; the hub keeps its own, encrypted.
-Records stay until an administrator removes them: this version removes none by itself.
+Records stay until an administrator removes them: this version removes none by itself, but for what the table says.
+Usage by person and month is counted from `launches`, so it goes with their rows. On SQLite the table `audit` refuses changes:
+who must remove from it, after a person's objection say, drops its triggers first.
 
 | table | field | what for | kept |
 | --- | --- | --- | --- |

@@ -1,6 +1,7 @@
 """From rows to the domain's values and back: the only place that knows both."""
 
 import json
+from datetime import timedelta
 
 from replay_build_service.db.tables import BuildRow, EventRow, LaunchRow, ResolvedColumns
 from replay_build_service.domain import (
@@ -84,6 +85,10 @@ def launch_of(row: LaunchRow) -> Launch:
         image=image_of(row.image_reference, row.image_location),
         consumed_at=row.consumed_at,
         failure=row.failure,
+        features=tuple(json.loads(row.features)) if row.features else (),
+        maximum_age=None if row.maximum_age is None else timedelta(seconds=row.maximum_age),
+        running_at=row.running_at,
+        ended_at=row.ended_at,
     )
 
 
@@ -103,6 +108,10 @@ def launch_row(launch: Launch) -> LaunchRow:
         starting_at=launch.created_at if launch.state is LaunchState.STARTING else None,
         consumed_at=launch.consumed_at,
         failure=launch.failure,
+        features=json.dumps(launch.features) if launch.features else None,
+        maximum_age=None if launch.maximum_age is None else launch.maximum_age.total_seconds(),
+        running_at=launch.running_at,
+        ended_at=launch.ended_at,
         **resolved_columns(launch.resolved),
     )
 

@@ -13,9 +13,12 @@ from statistics import median
 from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
+from replay_build_service.db.choice_store import ChoiceQueries
 from replay_build_service.db.event_store import EventQueries, append
-from replay_build_service.db.launch_store import LaunchQueries
+from replay_build_service.db.launch_store import LaunchQueries, count_builds
+from replay_build_service.db.manager_store import ManagerQueries
 from replay_build_service.db.rows import build_of, recipe_of, recipe_text, resolved_columns
+from replay_build_service.db.session_store import SessionQueries
 from replay_build_service.db.tables import BuildRow, ImageRow, LaunchRow, StreamRow
 from replay_build_service.domain import (
     Build,
@@ -32,9 +35,10 @@ from replay_build_service.domain import (
     RunnableImage,
     build_stream,
 )
+from replay_build_service.policy_values import BuildCeiling, Ceilings, Counts
 
 
-class Store(LaunchQueries, EventQueries):
+class Store(LaunchQueries, ChoiceQueries, EventQueries, ManagerQueries, SessionQueries):
     """The build service's memory, on an engine that `open_database` gave."""
 
     def __init__(self, engine: AsyncEngine) -> None:
@@ -67,10 +71,13 @@ class Store(LaunchQueries, EventQueries):
 
     # builds
 
-    async def join_build(self, job: BuildJob, requested_by: str) -> tuple[Build, bool] | None:
+    async def join_build(
+        self, job: BuildJob, requested_by: str, ceiling: BuildCeiling | None = None
+    ) -> tuple[Build, bool] | None:
         """The active build of that image, or a new one; and whether it is new. Any number of callers get one build.
 
-        ``None`` where the image is there: a build of it may have ended since the caller looked.
+        ``None`` where the image is there: a build of it may have ended since the caller looked. Raises `LimitReached` where a
+        new one would be over the ceiling.
         """
         async with self._writing() as session:
             if await session.get(ImageRow, str(job.image_name)) is not None:
@@ -80,6 +87,9 @@ class Store(LaunchQueries, EventQueries):
             )
             if active is not None:
                 return build_of(active), False
+            if ceiling is not None:
+                count = await count_builds(session, requested_by, str(job.image_name))
+                Ceilings(builds=ceiling.most).refuse(Counts(builds=count), ceiling.vo, job.resolved.repository)
             row = BuildRow(
                 id=job.build_id,
                 image_name=str(job.image_name),

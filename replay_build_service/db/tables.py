@@ -21,6 +21,7 @@ class Personal:
 
 
 _WITH_RECORD = "as long as the record"
+_UNTIL_ANOTHER = "until the person chooses another"
 
 
 def _personal(purpose: str, retention: str = _WITH_RECORD) -> dict[str, Personal]:
@@ -131,7 +132,10 @@ class LaunchRow(ResolvedColumns, Base):
     """One person's wish to run one image."""
 
     __tablename__ = "launches"
-    __table_args__ = (Index("launches_of_a_person", "user", "created_at"),)
+    __table_args__ = (
+        Index("launches_of_a_person", "user", "created_at"),
+        Index("launches_of_a_vo", "vo", "created_at"),
+    )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     user: Mapped[str] = mapped_column(
@@ -157,6 +161,20 @@ class LaunchRow(ResolvedColumns, Base):
     consumed_at: Mapped[datetime | None] = mapped_column(
         info=_personal("when its server was started: a launch is used once")
     )
+    running_at: Mapped[datetime | None] = mapped_column(
+        info=_personal("when its server answered: usage by person and month is counted from here to its end")
+    )
+    memory_reserved: Mapped[int | None] = mapped_column(BigInteger)
+    """Bytes, as the policy had it when the server was started: the guarantee, or the limit where there is none."""
+    cores_reserved: Mapped[float | None]
+    """As above, in cores."""
+    gpus_reserved: Mapped[int | None]
+    features: Mapped[str | None] = mapped_column(
+        Text, info=_personal("what the person chose for the session beside its image, so that it gets that and no more")
+    )
+    """Names, as a list in JSON."""
+    maximum_age: Mapped[float | None]
+    """Seconds that its session may run, as the policy had it when the server was started."""
     ended_at: Mapped[datetime | None] = mapped_column(info=_personal("when it was over"))
     failure: Mapped[str | None] = mapped_column(Text, info=_personal("why it failed, as the person was told"))
 
@@ -175,3 +193,31 @@ class ActiveServerRow(Base):
         String(255), primary_key=True, info=_personal("one server at a time", "until another launch takes its place")
     )
     launch_id: Mapped[str] = mapped_column(String(32))
+
+
+class VOChoiceRow(Base):
+    """For which VO a person launched last."""
+
+    __tablename__ = "vo_choices"
+
+    user: Mapped[str] = mapped_column(
+        String(255),
+        primary_key=True,
+        info=_personal("whose choice of a virtual organisation it is: offered first next time", _UNTIL_ANOTHER),
+    )
+    vo: Mapped[str] = mapped_column(String(255), info=_personal("the virtual organisation chosen last", _UNTIL_ANOTHER))
+
+
+class TermsAgreedRow(Base):
+    """That a person agreed to a version of a VO's terms of use."""
+
+    __tablename__ = "terms_agreed"
+
+    user: Mapped[str] = mapped_column(
+        String(255), primary_key=True, info=_personal("who agreed to the terms of use of a virtual organisation")
+    )
+    vo: Mapped[str] = mapped_column(String(255), primary_key=True, info=_personal("of which one"))
+    version: Mapped[str] = mapped_column(
+        String(255), primary_key=True, info=_personal("to which version: asked once for each")
+    )
+    agreed_at: Mapped[datetime] = mapped_column(info=_personal("when they agreed, as proof"))

@@ -144,7 +144,7 @@ def _environment_of(process: psutil.Process, config: Path) -> Mapping[str, str] 
     if not any(word == _MODULE or Path(word).name == _PROGRAM for word in command):
         return None
     named = _named_config(command)
-    if {"doctor", "upgrade-db"}.intersection(command) or named is None:
+    if {"doctor", "policy", "upgrade-db"}.intersection(command) or named is None:
         return None
     if Path(process.cwd(), named).resolve() != config:
         return None

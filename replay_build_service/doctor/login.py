@@ -21,6 +21,7 @@ _ENDPOINTS = {
     "authorize_url": "authorization_endpoint",
     "token_url": "token_endpoint",
     "userdata_url": "userinfo_endpoint",
+    "jwks_url": "jwks_uri",
 }
 """The authenticator's setting, and where the document tells the same."""
 

@@ -8,8 +8,10 @@ from jupyterhub.services.auth import HubOAuthCallbackHandler
 from tornado import web
 from tornado.web import url
 
+from replay_build_service.lifetimes import in_words
 from replay_build_service.web.api import Badge, Health, LaunchApi, LaunchesApi, PlanDoor
 from replay_build_service.web.base import MOST_BODY_BYTES, MOST_LOGGED, PageHandler, Site, asking_the_hub
+from replay_build_service.web.manager_routes import manager_routes
 from replay_build_service.web.pages import (
     HomePage,
     LaunchChoice,
@@ -44,13 +46,15 @@ class _OAuthCallback(HubOAuthCallbackHandler, PageHandler):  # pyright: ignore[r
 
 def make_templates() -> Environment:
     """The environment of our pages: everything is escaped, and a name that a page lacks is an error."""
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("replay_build_service.web"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["in_words"] = in_words
+    return environment
 
 
 def _log_request(handler: web.RequestHandler) -> None:
@@ -78,6 +82,7 @@ def make_application(site: Site, cookie_secret: bytes) -> web.Application:
             url(base + f"api/launches/{launch}", LaunchApi),
             url(base + f"api/launches/{launch}/events", LaunchEvents),
             url(base + f"api/builds/{build}/events", BuildEvents),
+            *manager_routes(base),
             url(base + "internal/plan", PlanDoor),
             url(base + "health", Health),
             url(base + "oauth_callback", _OAuthCallback),

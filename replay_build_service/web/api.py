@@ -14,6 +14,7 @@ from replay_build_service.schemas import (
     LaunchModel,
     LaunchPlan,
     LaunchRequest,
+    PlacementModel,
     PlanRequest,
     ResourcesModel,
 )
@@ -26,11 +27,12 @@ class LaunchesApi(ApiHandler):
     """``POST api/launches``: the consent of a person who uses a token. With a cookie it takes the page's XSRF token."""
 
     async def post(self) -> None:
-        self.site.launch_limit.take(self.person.name)
         try:
             request = LaunchRequest.model_validate_json(self.request.body)
         except ValidationError as error:
+            self.site.launch_limit.take(self.person.name)
             raise web.HTTPError(400, _first_problem(error)) from error
+        await self.take(self.site.launch_limit, request.repo)
         launch = await self.site.launches.create(self.person, Wish(**request.model_dump()))
         self.write_json(LaunchModel.of(launch, self.site.base_url), 201)
 
@@ -67,16 +69,18 @@ class PlanDoor(PlainHandler):
         if request.server_name:
             raise Refused(NO_NAMED_SERVERS)
         if request.launch is not None:
-            return await launches.plan(LaunchId(request.launch), request.user, request.server_name)
+            return await launches.plan(
+                LaunchId(request.launch), request.user, request.server_name, frozenset(request.groups)
+            )
         if request.repo is None:
             raise web.HTTPError(400, "Neither a launch nor a repository was named.")
-        self.site.launch_limit.take(request.user)
         person = Person(request.user, frozenset(request.groups))
+        await self.take_of(self.site.launch_limit, person, request.repo)
         wish = Wish(request.repo, request.vo, request.urlpath, None, request.server_name)
         return await launches.create_now(person, wish)
 
     async def _plan_of(self, planned: Planned) -> LaunchPlan:
-        launch, resources = planned.launch, planned.policy.resources
+        launch, policy = planned.launch, planned.policy
         session = await self.site.builds.session(planned.image)
         return LaunchPlan(
             launch=launch.id,
@@ -90,12 +94,10 @@ class PlanDoor(PlainHandler):
             command=list(session.command),
             environment=dict(session.environment),
             source=session.source,
-            resources=ResourcesModel(
-                memory_guarantee=resources.memory_guarantee,
-                memory_limit=resources.memory_limit,
-                cpu_guarantee=resources.cpu_guarantee,
-                cpu_limit=resources.cpu_limit,
-            ),
+            resources=ResourcesModel.of(policy.resources),
+            placement=PlacementModel.of(policy.placement),
+            features=list(launch.features),
+            maximum_age=policy.maximum_age.total_seconds() if policy.maximum_age else None,
         )
 
 

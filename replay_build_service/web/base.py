@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http.client import responses
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from jinja2 import Environment
 from jupyterhub.services.auth import HubOAuthenticated, UserNotAllowed
@@ -25,10 +26,12 @@ from replay_build_service.errors import (
     Refused,
     ReplayError,
     SourceFault,
+    TermsNotAgreed,
 )
 from replay_build_service.events import EventFeed
 from replay_build_service.launches import Launches
-from replay_build_service.schemas import Refusal
+from replay_build_service.managing import Managing
+from replay_build_service.schemas import Refusal, TermsModel
 from replay_build_service.web.auth import AtOnce, RateLimit, StatelessHubOAuth, person_of
 
 log = logging.getLogger(__name__)
@@ -66,6 +69,7 @@ class Site:
 
     launches: Launches
     builds: Builds
+    managing: Managing
     store: Store
     feed: EventFeed
     hub_auth: StatelessHubOAuth
@@ -80,6 +84,8 @@ class Site:
     """What the builder and the spawner of this site cannot do, for the consent page."""
     launch_limit: RateLimit = field(default_factory=lambda: RateLimit(most=30, seconds=60))
     look_limit: RateLimit = field(default_factory=lambda: RateLimit(most=120, seconds=60))
+    manage_limit: RateLimit = field(default_factory=lambda: RateLimit(most=60, seconds=60))
+    """Forms of VO managers."""
     stream_limit: AtOnce = field(default_factory=lambda: AtOnce(20))
 
 
@@ -112,6 +118,14 @@ class PlainHandler(web.RequestHandler):
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Referrer-Policy", "same-origin")
 
+    async def take_of(self, limit: RateLimit, person: Person, repo: str) -> None:
+        """Count a request about a repository. Raises 429 where there were too many, but for those of an event that is on."""
+        try:
+            limit.take(person.name)
+        except web.HTTPError:
+            if not await self.site.launches.permissions.is_prepared_for(person, repo):
+                raise
+
     def write_json(self, model: Any, status: int = 200) -> None:
         self.set_status(status)
         self.set_header("Content-Type", "application/json")
@@ -123,12 +137,15 @@ class PlainHandler(web.RequestHandler):
         status = self.get_status()
         error = kwargs.get("exc_info", (None, None, None))[1]
         nearest: list[str] = []
+        terms = None
         match error:
             case ReplayError():
                 status = status_of(error)
                 message = error.sentence
                 if isinstance(error, RefNotFound):
                     nearest = list(error.nearest)
+                if isinstance(error, TermsNotAgreed):
+                    terms = TermsModel(vo=error.vo, version=error.version, text=error.text)
             case web.HTTPError() if error.status_code < 500:
                 status = error.status_code
                 sentence = error.log_message or responses.get(status, "The request was not understood") + "."
@@ -141,7 +158,11 @@ class PlainHandler(web.RequestHandler):
         asked, told = f"{self.request.method} {self.request.path}"[:MOST_LOGGED], message[:MOST_LOGGED]
         log.info("Error %s: %r answered %s: %r", number, asked, status, told)
         return Refusal(
-            error=responses.get(status, "error").lower().replace(" ", "_"), message=message, id=number, nearest=nearest
+            error=responses.get(status, "error").lower().replace(" ", "_"),
+            message=message,
+            id=number,
+            nearest=nearest,
+            terms=terms,
         )
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
@@ -191,6 +212,16 @@ class HubHandler(HubOAuthenticated, PlainHandler):  # pyright: ignore[reportInco
             self.hub_auth.check_xsrf_cookie(self)
         self.person = person_of(model)
 
+    @property
+    def is_admin(self) -> bool:
+        """Whether the hub calls this person an administrator."""
+        model = cast("dict[str, object] | None", self.current_user)
+        return model is not None and model.get("admin") is True
+
+    async def take(self, limit: RateLimit, repo: str) -> None:
+        """Count a request of this person's about a repository. Raises as `PlainHandler.take_of`."""
+        await self.take_of(limit, self.person, repo)
+
     def ask_to_log_in(self) -> None:
         """What somebody gets whom the hub does not know."""
         raise web.HTTPError(403, "Log in, or send a token of the hub: “Authorization: token …”.")
@@ -204,10 +235,13 @@ class PageHandler(HubHandler):
         self.set_header("Cache-Control", "no-store")
         self.set_content_security_policy()
 
-    def set_content_security_policy(self, style: str = "'self'") -> None:
+    def set_content_security_policy(self, style: str = "'self'", logo: str | None = None) -> None:
+        """``logo`` is the address of a community's; one of another host is let in."""
+        parts = urlsplit(logo or "")
+        images = f" https://{parts.netloc}" if parts.scheme == "https" else ""
         self.set_header(
             "Content-Security-Policy",
-            "default-src 'none'; script-src 'self'; connect-src 'self'; img-src 'self' data:; font-src 'self'; "
+            f"default-src 'none'; script-src 'self'; connect-src 'self'; img-src 'self' data:{images}; font-src 'self'; "
             f"style-src {style}; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
         )
 

@@ -1,14 +1,17 @@
 """The pages: home, the link with its consent, the launch."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qs, quote, urlencode
 
 from tornado import web
 
 from replay_build_service.domain import Consent, Launch, LaunchId, LaunchState, Server, ServerStatus, Wish
+from replay_build_service.errors import TermsNotAgreed
 from replay_build_service.links import RepoSpec, safe_urlpath
-from replay_build_service.schemas import LaunchModel, LinkPreview, Refusal
+from replay_build_service.permissions import Notice
+from replay_build_service.policy_values import Community
+from replay_build_service.schemas import MOST_FEATURES, LaunchModel, LinkPreview, Refusal
 from replay_build_service.web.base import PageHandler
 from replay_build_service.web.share import share_links
 
@@ -38,12 +41,41 @@ class HomePage(PageHandler):
     async def get(self) -> None:
         holder, server = await self.site.launches.standing(self.person)
         recent = await self.site.launches.recent(self.person)
-        self.render_page("home.html", **home_context(holder, server, recent))
+        notices = await self.site.launches.permissions.notices(self.person)
+        managed = self.site.managing.managed_by(self.person, is_admin=self.is_admin)
+        community = community_of(notices)
+        self.set_content_security_policy(logo=community and community.logo)
+        context = home_context(holder, server, recent, managed, is_admin=self.is_admin, notices=notices)
+        self.render_page("home.html", **context)
 
 
-def home_context(holder: Launch | None, server: Server, recent: Sequence[Launch]) -> dict[str, Any]:
-    """All that ``home.html`` shows."""
-    return {"holder": holder, "server": server, "recent": _distinct(recent)}
+def home_context(
+    holder: Launch | None,
+    server: Server,
+    recent: Sequence[Launch],
+    managed: Sequence[str] = (),
+    *,
+    is_admin: bool = False,
+    notices: Sequence[Notice] = (),
+) -> dict[str, Any]:
+    """All that ``home.html`` shows; ``managed`` are the VOs whose pages the person may open."""
+    return {
+        "holder": holder,
+        "server": server,
+        "recent": _distinct(recent),
+        "managed": managed,
+        "is_admin": is_admin,
+        **_said_by(notices),
+    }
+
+
+def community_of(notices: Sequence[Notice]) -> Community | None:
+    """Whose instance a page is shown as: the first VO's that is one's own."""
+    return notices[0].community if notices else None
+
+
+def _said_by(notices: Sequence[Notice]) -> dict[str, Any]:
+    return {"notices_of_vos": notices, "community": community_of(notices)}
 
 
 def _distinct(launches: Sequence[Launch]) -> list[Launch]:
@@ -53,7 +85,19 @@ def _distinct(launches: Sequence[Launch]) -> list[Launch]:
     return list(seen.values())
 
 
-class LinkPage(PageHandler):
+class _ConsentHandler(PageHandler):
+    def show_consent(
+        self, consent: Consent, urlpath: str, *, status: int = 200, problem: str = "", chosen: str = ""
+    ) -> None:
+        context = consent_context(
+            consent, urlpath, self.origin, self.site.notices, problem=problem, chosen=chosen or consent.chosen
+        )
+        community = cast("Community | None", context["community"])
+        self.set_content_security_policy(logo=community and community.logo)
+        self.render_page("consent.html", status, **context)
+
+
+class LinkPage(_ConsentHandler):
     """A link, opened by somebody who is logged in: what will run, and one button. Starts nothing."""
 
     def decode_argument(self, value: bytes, name: str | None = None) -> str:
@@ -61,15 +105,15 @@ class LinkPage(PageHandler):
         return value.decode("utf8", "replace") if name is None else super().decode_argument(value, name)
 
     async def get(self, text: str) -> None:
-        self.site.look_limit.take(self.person.name)
         # The path as it came, since what follows /v2/ may hold encoded slashes.
         raw = self.request.path.split("/v2/", 1)[1]
+        await self.take(self.site.look_limit, raw)
         urlpath = safe_urlpath(urlpath_of(self.request.query))
         consent = await self.site.launches.consent(self.person, raw)
         if on_its_way := _on_its_way(consent):
             self.redirect(f"{self.site.base_url}launches/{on_its_way.id}")
             return
-        self.render_page("consent.html", **consent_context(consent, urlpath, self.origin, self.site.notices))
+        self.show_consent(consent, urlpath)
 
     def nearest_links(self, refusal: Refusal) -> list[tuple[str, str]]:
         raw = self.request.path.split("/v2/", 1)[1]
@@ -92,9 +136,17 @@ def _running_url(consent: Consent, urlpath: str) -> str | None:
     return consent.server.url + (urlpath.lstrip("/") if consent.same_image else "")
 
 
-def consent_context(consent: Consent, urlpath: str, origin: str, notices: tuple[str, ...]) -> dict[str, Any]:
-    """All that ``consent.html`` shows."""
+def consent_context(
+    consent: Consent, urlpath: str, origin: str, notices: tuple[str, ...], *, problem: str = "", chosen: str = ""
+) -> dict[str, Any]:
+    """All that ``consent.html`` shows; ``problem`` is why the person sees it again, ``chosen`` the VO that is ticked."""
+    said = [Notice(offer.policy.vo, offer.banner, offer.policy.community) for offer in consent.offers]
+    said.sort(key=lambda notice: notice.vo != chosen)
     return {
+        **_said_by(said),
+        "problem": problem,
+        "chosen": chosen,
+        "usable": any(not offer.refusal for offer in consent.offers),
         "consent": consent,
         "spec": consent.resolved.spec,
         "resolved": consent.resolved,
@@ -105,18 +157,29 @@ def consent_context(consent: Consent, urlpath: str, origin: str, notices: tuple[
     }
 
 
-class LaunchForm(PageHandler):
+class LaunchForm(_ConsentHandler):
     """The consent page's button: the one way in which a browser starts something."""
 
     async def post(self) -> None:
-        self.site.launch_limit.take(self.person.name)
+        repo = self.get_body_argument("repo")
+        await self.take(self.site.launch_limit, repo)
+        vo = self.get_body_argument("vo", None) or None
         wish = Wish(
-            repo=self.get_body_argument("repo"),
-            vo=self.get_body_argument("vo", None) or None,
+            repo=repo,
+            vo=vo,
             urlpath=self.get_body_argument("urlpath", ""),
             version=self.get_body_argument("version"),
+            features=tuple(self.get_body_arguments(f"feature:{vo}")[:MOST_FEATURES]),
+            terms=self.get_body_argument(f"terms:{vo}", None),
         )
-        launch = await self.site.launches.create(self.person, wish)
+        try:
+            launch = await self.site.launches.create(self.person, wish)
+        except TermsNotAgreed as error:
+            # A browser insists on the tick where there is one VO only; here it is asked for again.
+            consent = await self.site.launches.consent(self.person, wish.repo)
+            problem = f"Nothing was started: tick that you agree to the terms of use of {error.vo} first."
+            self.show_consent(consent, safe_urlpath(wish.urlpath), status=403, problem=problem, chosen=error.vo)
+            return
         if launch.state is LaunchState.CHOOSING and self.get_body_argument("replace", ""):
             instead_of = self.get_body_argument("instead_of", "") or None
             launch = await self.site.launches.replace(
@@ -134,17 +197,28 @@ class LaunchPage(PageHandler):
         launch = await self.site.launches.get(self.person, launch.id)
         usual_seconds = await self.site.store.usual_build_seconds()
         # xterm.js puts its own style elements into the page.
-        self.set_content_security_policy(style="'self' 'unsafe-inline'")
-        context = launch_context(launch, holder, server, usual_seconds, self.origin, self.site.base_url)
+        notice = await self.site.launches.permissions.notice(launch.vo)
+        community = notice and notice.community
+        self.set_content_security_policy(style="'self' 'unsafe-inline'", logo=community and community.logo)
+        context = launch_context(
+            launch, holder, server, usual_seconds, self.origin, self.site.base_url, [notice] if notice else ()
+        )
         self.render_page("launch.html", **context)
 
 
 def launch_context(
-    launch: Launch, holder: Launch | None, server: Server, usual_seconds: float | None, origin: str, base_url: str
+    launch: Launch,
+    holder: Launch | None,
+    server: Server,
+    usual_seconds: float | None,
+    origin: str,
+    base_url: str,
+    notices: Sequence[Notice] = (),
 ) -> dict[str, Any]:
     """All that ``launch.html`` shows."""
     query = f"?{urlencode({'urlpath': launch.urlpath})}" if launch.urlpath else ""
     return {
+        **_said_by(notices),
         "launch": launch,
         "model": LaunchModel.of(launch, base_url),
         "holder": holder,

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from docker.types import DeviceRequest
+
 from replay_build_service.schemas import ResourcesModel
 
 LOOPBACK = "127.0.0.1"
@@ -46,6 +48,9 @@ _ENGINES_OWN = (
     "/var/lib/containers",
 )
 _SOCKETS = frozenset({"docker.sock", "podman.sock", "containerd.sock", "crio.sock"})
+
+
+_ENGINES_GPU = "nvidia.com/gpu"
 
 
 class NotForSessions(Exception):
@@ -118,6 +123,13 @@ def host_config(
         config |= {"mem_limit": limit, "memswap_limit": limit}
     if (guarantee := resources.memory_guarantee) is not None:
         config["mem_reservation"] = guarantee if limit is None else min(guarantee, limit)
+    if resources.gpus is not None:
+        if resources.gpus.resource != _ENGINES_GPU:
+            raise NotForSessions(
+                f"The policy wants {resources.gpus.resource} for sessions, and a container engine knows {_ENGINES_GPU} only."
+            )
+        # As “docker run --gpus COUNT” has it: https://docs.docker.com/engine/containers/gpu/
+        config["device_requests"] = [DeviceRequest(count=resources.gpus.count, capabilities=[["gpu"]])]
     if resources.cpu_limit is not None:
         period = config.setdefault("cpu_period", CPU_PERIOD)
         config["cpu_quota"] = max(1000, int(resources.cpu_limit * period))

@@ -11,9 +11,9 @@ from typing import Any
 
 from kubernetes_asyncio.client import V1Container, V1ResourceRequirements
 
-from replay_build_service.schemas import ImageModel, LaunchPlan, ResourcesModel
+from replay_build_service.schemas import ImageModel, LaunchPlan, PlacementModel, ResourcesModel
 from replay_spawner import images
-from replay_spawner.plans import LAUNCH_LABEL, marks
+from replay_spawner.plans import GROUP, LAUNCH_LABEL, label_value, marks
 
 NOTEBOOK = "notebook"
 """KubeSpawner's name for a server's container; accounting goes by it, too."""
@@ -57,7 +57,7 @@ def make_session(pod: Manifest, plan: LaunchPlan, settings: SessionSettings, pla
     """Turn the manifest of the admin's ordinary server into that of a launch's session. Raises `NotTheLaunch`."""
     notebook: Manifest = _notebook(pod)
     spec, metadata = pod.spec, pod.metadata
-    metadata.labels = {**(metadata.labels or {}), LAUNCH_LABEL: plan.launch}
+    metadata.labels = {**(metadata.labels or {}), LAUNCH_LABEL: plan.launch, GROUP: label_value(plan.vo)}
     metadata.annotations = {**(metadata.annotations or {}), **marks(plan)}
     notebook.image, notebook.image_pull_policy = plan.location, "IfNotPresent"
     # The image's own entrypoint runs the plan's command, in the image's own folder.
@@ -70,6 +70,7 @@ def make_session(pod: Manifest, plan: LaunchPlan, settings: SessionSettings, pla
     notebook.env_from = [one for one in notebook.env_from or [] if "secretRef" not in plain(one)] or None
     notebook.volume_devices = None
     _withhold_volumes(pod, notebook, settings, plain)
+    _place(spec, plan.placement, plain)
     spec.automount_service_account_token = False
     spec.host_network = spec.host_pid = spec.host_ipc = spec.share_process_namespace = None
     if spec.enable_service_links is None:
@@ -131,9 +132,13 @@ def _notebook(pod: Manifest) -> Manifest:
 
 
 def _resources(admins: Mapping[str, Any], plan: ResourcesModel) -> V1ResourceRequirements:
-    """The plan's memory and CPU; whatever else is asked for or limited (GPUs, say) stays as the admin has it."""
-    requests = {name: value for name, value in (admins.get("requests") or {}).items() if name not in ("memory", "cpu")}
-    limits = {name: value for name, value in (admins.get("limits") or {}).items() if name not in ("memory", "cpu")}
+    """The plan's memory, CPU and GPUs; whatever else is asked for or limited stays as the admin has it."""
+    planned = {"memory", "cpu", *([plan.gpus.resource] if plan.gpus else [])}
+    requests = {name: value for name, value in (admins.get("requests") or {}).items() if name not in planned}
+    limits = {name: value for name, value in (admins.get("limits") or {}).items() if name not in planned}
+    if plan.gpus:
+        # Kubernetes takes such a resource whole: what is asked for is what is limited.
+        requests[plan.gpus.resource] = limits[plan.gpus.resource] = plan.gpus.count
     for name, guarantee, limit in (
         ("memory", plan.memory_guarantee, plan.memory_limit),
         ("cpu", plan.cpu_guarantee, plan.cpu_limit),
@@ -145,6 +150,15 @@ def _resources(admins: Mapping[str, Any], plan: ResourcesModel) -> V1ResourceReq
         elif guarantee is not None:
             requests[name] = guarantee
     return V1ResourceRequirements(requests=requests, limits=limits)
+
+
+def _place(spec: Manifest, placement: PlacementModel, plain: Plain) -> None:
+    """The policy's nodes, in addition to what the admin says of all servers."""
+    if placement.node_selector:
+        spec.node_selector = {**(plain(spec.node_selector) or {}), **placement.node_selector}
+    if placement.tolerations:
+        more = [one.model_dump(exclude_none=True) for one in placement.tolerations]
+        spec.tolerations = [*(spec.tolerations or []), *more]
 
 
 def _security(image: ImageModel | None, container: Mapping[str, Any], pod: Mapping[str, Any]) -> dict[str, Any]:

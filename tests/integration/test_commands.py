@@ -55,7 +55,7 @@ def test_every_setting_is_printed_with_its_default_and_its_meaning(tmp_path: Pat
 def test_the_help_names_the_commands(tmp_path: Path) -> None:
     done = replay("--help", folder=tmp_path)
     assert done.returncode == 0
-    for said in ("Commands", "\nrun\n", "\nupgrade-db\n", "A SQLite file is copied first", "--config"):
+    for said in ("Commands", "\nrun\n", "\nupgrade-db\n", "\npolicy\n", "A SQLite file is copied first", "--config"):
         assert said in done.stdout, said
 
 
@@ -105,6 +105,58 @@ def test_a_rule_that_could_never_match_ends_the_service_with_one_sentence(
     assert done.stderr == f"ReplayBuildService.{setting}: {sentence}\n"
 
 
+def test_a_file_of_policies_is_checked_and_its_faults_are_told_with_their_lines(tmp_path: Path) -> None:
+    good = replay("policy", "check", str(ROOT / "docs" / "policies-egi-replay.yaml"), folder=tmp_path)
+    assert (good.returncode, good.stderr) == (0, "")
+    assert "policies for vo.notebooks.egi.eu, vo.access.egi.eu," in good.stdout
+    (tmp_path / "bad.yaml").write_text("vos:\n  a:\n    servers: -1\n    memroy: {}\n")
+    for arguments in (["policy", "check", "bad.yaml"], ["run", "--config", "config.py"]):
+        (tmp_path / "config.py").write_text("c.ReplayBuildService.policy_file = 'bad.yaml'\n")
+        done = replay(*arguments, folder=tmp_path, **SERVICE)
+        assert done.returncode == 1
+        first, second = done.stderr.splitlines()
+        assert first == "bad.yaml, line 3: “servers” is -1, and must be at least 1."
+        assert second.startswith("bad.yaml, line 4: There is no key “memroy” here.")
+    assert not (tmp_path / "replay-state").exists(), "something was begun"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "policy check FILE: end with 1"),
+        (["chekc"], "policy check FILE: end with 1"),
+        (["check"], "Name the file: replay-build-service policy check FILE."),
+        (["check", "none.yaml"], "The policies cannot be read from none.yaml: No such file or directory."),
+        (["explain", "--user", "ada"], "the following arguments are required: --repo"),
+        (["explain", "--user", "ada", "--repo", "gh/o/r/HEAD"], "Name the person's groups with --groups A,B."),
+        (
+            ["explain", "--user", "ada", "--repo", "gh/o/r", "--groups", "a"],
+            "This link names no branch, tag or commit.",
+        ),
+    ],
+)
+def test_a_command_about_policies_that_says_too_little_is_told_what_is_missing(
+    tmp_path: Path, arguments: list[str], told: str
+) -> None:
+    done = replay("policy", *arguments, folder=tmp_path)
+    assert done.returncode in {1, 2}
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "replay-state").exists()
+
+
+def test_without_a_database_and_a_hub_the_policies_alone_are_explained(tmp_path: Path) -> None:
+    (tmp_path / "config.py").write_text("c.ReplayBuildService.vos = {'vo.one': ''}\n")
+    question = ["--user", "ada", "--repo", "gh/Octocat/Hello/HEAD", "--groups", "vo.one, another"]
+    done = replay("policy", "explain", *question, "--config", "config.py", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(
+        "gh/Octocat/Hello/HEAD may be launched by ada for vo.one (in another, vo.one).\nDecides: limits.\n"
+    )
+    assert "nothing is counted, and no manager has decided anything" in done.stdout
+    assert not (tmp_path / "replay-state").exists()
+
+
 def test_what_is_in_force_is_shown(tmp_path: Path) -> None:
     config = tmp_path / "some_config.py"
     config.write_text('c.ReplayBuildService.build_timeout = 77\nc.ReplayBuildService.mem_limit = "3G"\n')
@@ -117,7 +169,7 @@ def test_the_database_is_made_once(tmp_path: Path) -> None:
     made = replay("upgrade-db", folder=tmp_path)
     assert made.returncode == 0, made.stderr
     database = tmp_path / "replay-state" / "replay.sqlite"
-    assert made.stdout == f"sqlite:///{database}: The database went from revision none to 0001.\n"
+    assert made.stdout == f"sqlite:///{database}: The database went from revision none to 0003.\n"
     assert "already" in replay("upgrade-db", folder=tmp_path).stdout
     assert [path.name for path in database.parent.iterdir()] == ["replay.sqlite"], "there was nothing to copy"
 
@@ -150,7 +202,7 @@ def test_an_older_database_is_refused_upgraded_and_kept_as_a_copy(tmp_path: Path
         with closing(sqlite3.connect(file)) as kept:
             assert kept.execute("SELECT word FROM notes").fetchall() == [("kept",)]
     with closing(sqlite3.connect(database)) as now:
-        assert now.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+        assert now.execute("SELECT version_num FROM alembic_version").fetchall() == [("0003",)]
         assert now.execute("SELECT count(*) FROM launches").fetchall() == [(0,)]
 
 

@@ -72,6 +72,7 @@ def test_its_entry_points_load(installed: Path, tmp_path: Path) -> None:
     loaded = run_installed(installed, tmp_path, "-c", ENTRY_POINTS, str(installed)).splitlines()
     assert [line.split()[:3] for line in loaded] == [
         ["jupyterhub.authenticators", "egi-checkin", "EGICheckinAuthenticator"],
+        ["console_scripts", "replay-auth", "main"],
         ["console_scripts", "replay-build-service", "main"],
         ["jupyterhub.spawners", "replay-docker", "ReplayDockerSpawner"],
         ["jupyterhub.spawners", "replay-kubernetes", "ReplayKubeSpawner"],
@@ -82,7 +83,7 @@ def test_its_entry_points_load(installed: Path, tmp_path: Path) -> None:
 
 @pytest.mark.needs("pages")
 def test_its_migrations_make_a_database(installed: Path, tmp_path: Path) -> None:
-    assert "to 0001" in run_installed(installed, tmp_path, "-m", "replay_build_service.app", "upgrade-db")
+    assert "to 0003" in run_installed(installed, tmp_path, "-m", "replay_build_service.app", "upgrade-db")
 
 
 def test_without_the_scripts_of_the_pages_no_wheel_is_made(tmp_path: Path) -> None:

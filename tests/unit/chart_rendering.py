@@ -91,7 +91,28 @@ HOSTS_ENGINE: Mapping[str, Any] = {
 }
 """As little of the chart's own as may be."""
 
-SETS: Mapping[str, Mapping[str, Any]] = {"least": LEAST, "everything": EVERYTHING, "the host's engine": HOSTS_ENGINE}
+POLICIES: Mapping[str, Any] = {
+    **LEAST,
+    "policies": {
+        "defaults": {"memory": {"guarantee": "2G", "limit": "4G"}, "servers_per_repository": 100},
+        "vos": {
+            "vo.example.org": {
+                "gpus": {"count": 1},
+                "maximum_age": "8h",
+                "managers": ["vo.example.org:role=manager"],
+                "terms": {"version": "1.10", "text": "Be kind.\n\n'Cite' us: always.\n"},
+            },
+            "students": {},
+        },
+    },
+}
+
+SETS: Mapping[str, Mapping[str, Any]] = {
+    "least": LEAST,
+    "everything": EVERYTHING,
+    "the host's engine": HOSTS_ENGINE,
+    "policies": POLICIES,
+}
 
 
 def helm(*arguments: str, values: Mapping[str, Any] = LEAST) -> "subprocess.CompletedProcess[str]":

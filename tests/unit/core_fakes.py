@@ -24,7 +24,6 @@ from replay_build_service.domain import (
     Repository,
     RepoSpec,
     ResolvedRef,
-    Resources,
     RunnableImage,
     Server,
     ServerStatus,
@@ -33,7 +32,9 @@ from replay_build_service.domain import (
 from replay_build_service.errors import NotFound, ReplayError
 from replay_build_service.events import EventFeed
 from replay_build_service.launches import Launches
+from replay_build_service.permissions import Permissions
 from replay_build_service.policies import PolicySet
+from replay_build_service.policy_values import Feature, Resources, VOPolicy
 
 CANCELLED = BuildFailure(FailureReason.CANCELLED, "The build was cancelled.")
 BROKEN = BuildFailure(FailureReason.DEPENDENCIES, "Nothing provides six==9.")
@@ -288,6 +289,8 @@ async def a_house(
     *,
     at_once: int = 2,
     vos: Sequence[str] = ("vo.one", "vo.two"),
+    policies: Sequence[VOPolicy] | None = None,
+    features: Sequence[Feature] = (),
 ) -> AsyncGenerator[House]:
     """The core of the service over that store; leaving it is the death of its process."""
     builder, hub, provider = builder or FakeBuilder(), hub or FakeHub(), provider or FakeProvider()
@@ -295,8 +298,10 @@ async def a_house(
         async with asyncio.TaskGroup() as tasks:
             feed = EventFeed(store, encode, tasks)
             builds = Builds(store, builder, feed, tasks, "here", at_once=at_once)
-            policies = PolicySet.alike(dict.fromkeys(vos, ""), Resources())
-            launches = Launches(store, {"git": provider}, builds, hub, policies, feed, tasks)
+            if policies is None:
+                policies = [VOPolicy(vo, Resources()) for vo in vos]
+            permissions = Permissions(PolicySet(policies), store, store, features)
+            launches = Launches(store, {"git": provider}, builds, hub, permissions, feed, tasks)
 
             async def spawn(user: str, server_name: str, launch_id: LaunchId) -> None:
                 # A refused spawn ends as a failed server does.

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,10 +20,12 @@ from traitlets import TraitError
 
 from replay_auth import EGICheckinAuthenticator
 from replay_auth.errors import NotAMember, ProviderFault, SpawnRefused, Told
+from replay_auth.notes import Notes
+from tests.hub_people import hub_database, hub_user
 
 VO = "vo.notebooks.egi.eu"
 MEMBER = f"urn:mace:egi.eu:group:{VO}:role=member#aai.egi.eu"
-ENDPOINTS = ("authorize_url", "token_url", "userdata_url")
+ENDPOINTS = ("authorize_url", "token_url", "userdata_url", "jwks_url")
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +55,7 @@ class Provider:
             "authorization_endpoint": f"{self.url}/auth",
             "token_endpoint": f"{self.url}/token",
             "userinfo_endpoint": f"{self.url}/userinfo",
+            "jwks_uri": f"{self.url}/certs",
             **changes,
         }
 
@@ -95,20 +99,21 @@ def at(provider: Provider, **settings: Any) -> EGICheckinAuthenticator:
     return authenticator(issuer=provider.url, client_id="hub", client_secret="secret", **settings)
 
 
-@dataclass
-class Person:
-    """As much of a hub's user as the authenticator looks at."""
-
-    auth_state: dict[str, object] | None
-    name: str = "ada@egi.eu"
-    admin: bool = False
-
-    async def get_auth_state(self) -> dict[str, object] | None:
-        return self.auth_state
+@pytest.fixture
+def database() -> Iterator[Any]:
+    session = hub_database()
+    yield session
+    session.close()
+    session.get_bind().dispose()
 
 
-def state(*entitlements: str) -> dict[str, object]:
+def state(*entitlements: str) -> dict[str, Any]:
     return {"oauth_user": {"entitlements": list(entitlements), "name": "Ada", "email": "ada@example.org"}}
+
+
+def just_now(stored: dict[str, Any]) -> dict[str, Any]:
+    """As it is kept where the provider has just said so."""
+    return Notes(answered_at=time.time()).into(stored)
 
 
 # Settings
@@ -124,7 +129,7 @@ def test_the_defaults_are_those_of_check_in() -> None:
     assert ours.enable_auth_state
     assert ours.refresh_pre_spawn
     assert not ours.allow_all
-    assert [getattr(ours, name) for name in ENDPOINTS] == ["", "", ""], "nothing is asked before the first login"
+    assert [getattr(ours, name) for name in ENDPOINTS] == [""] * 4, "nothing is asked before the first login"
 
 
 @pytest.mark.parametrize(
@@ -141,6 +146,12 @@ def test_the_defaults_are_those_of_check_in() -> None:
         ({"vo_entitlements": {"LAGO-AAI": "urn:x:y:group:LAGO-AAI#z"}}, "not in permitted_vos: LAGO-AAI"),
         ({"vo_entitlements": {VO: "nonsense"}}, "NAMESPACE:group:GROUP"),
         ({"userdata_from_id_token": True}, "hold no memberships"),
+        ({"vos_of_subgroups": {"vo.else"}}, "vos_of_subgroups names VOs that are not in permitted_vos: vo.else"),
+        ({"vo_managers": {"vo.else": []}}, "vo_managers names VOs that are not in permitted_vos: vo.else"),
+        ({"vo_managers": {VO: ["role=manager"]}}, "One person is named as user:NAME"),
+        ({"permitted_vos": {VO: "", f"{VO}:managers": ""}, "vo_managers": {VO: []}}, "also in permitted_vos"),
+        ({"id_token_algorithms": ["RS256", "none"]}, "none cannot sign ID tokens"),
+        ({"id_token_algorithms": ["HS256"]}, "HS256 cannot sign ID tokens"),
     ],
 )
 def test_settings_that_cannot_be_meant_stop_the_hub_with_a_sentence(settings: dict[str, Any], sentence: str) -> None:
@@ -185,14 +196,15 @@ async def known(ours: EGICheckinAuthenticator) -> list[str]:
 async def test_the_endpoints_are_read_once_for_any_number_of_logins(provider: Provider) -> None:
     ours = at(provider)
     await asyncio.gather(*(ours.know_endpoints() for _ in range(20)))
-    assert await known(ours) == [f"{provider.url}/{name}" for name in ("auth", "token", "userinfo")]
+    assert await known(ours) == [f"{provider.url}/{name}" for name in ("auth", "token", "userinfo", "certs")]
     assert provider.asked == ["GET /.well-known/openid-configuration"]
 
 
 @pytest.mark.asyncio
 async def test_addresses_that_an_administrator_set_win(provider: Provider) -> None:
     ours = at(provider, token_url="https://else.example.org/token")
-    assert await known(ours) == [f"{provider.url}/auth", "https://else.example.org/token", f"{provider.url}/userinfo"]
+    own = [f"{provider.url}/{name}" for name in ("auth", "userinfo", "certs")]
+    assert await known(ours) == [own[0], "https://else.example.org/token", *own[1:]]
     everything = dict.fromkeys(ENDPOINTS, "https://else.example.org/")
     provider.asked.clear()
     await at(provider, **everything).know_endpoints()
@@ -225,6 +237,8 @@ async def test_a_fault_that_stays_is_told_and_the_next_login_asks_again(provider
         lambda provider: (200, provider.document(issuer=provider.url + "/")),
         lambda provider: (200, provider.document(issuer="https://evil.example")),
         lambda provider: (200, provider.document(token_endpoint=None)),
+        lambda provider: (200, provider.document(jwks_uri=None)),
+        lambda provider: (200, provider.document(revocation_endpoint="javascript:alert(1)")),
         lambda provider: (200, provider.document(userinfo_endpoint="ftp://127.0.0.1/")),
         lambda provider: (200, "<html>Welcome to the guest network</html>"),
         lambda provider: (200, "[]"),
@@ -242,7 +256,7 @@ async def test_a_configuration_that_is_not_the_issuers_is_not_used(
     provider.says("/elsewhere", (200, provider.document()))
     with pytest.raises(ProviderFault):
         await ours.know_endpoints()
-    assert [getattr(ours, name) for name in ENDPOINTS] == ["", "", ""]
+    assert [getattr(ours, name) for name in ENDPOINTS] == [""] * 4
     assert "GET /elsewhere" not in provider.asked
 
 
@@ -287,6 +301,17 @@ async def test_userinfo_about_somebody_else_is_refused(provider: Provider, claim
 
 
 @pytest.mark.asyncio
+async def test_what_a_provider_may_leave_out_is_known_where_it_does_not(provider: Provider) -> None:
+    ours = at(provider)
+    await ours.know_endpoints()
+    assert (ours.revocation_url, ours.end_session_url, ours.introspection_url) == ("", "", "")
+    ours = at(provider)
+    provider.describes_itself(revocation_endpoint=f"{provider.url}/revoke")
+    await ours.know_endpoints()
+    assert (ours.revocation_url, ours.end_session_url) == (f"{provider.url}/revoke", "")
+
+
+@pytest.mark.asyncio
 async def test_userinfo_is_asked_again_after_a_fault(provider: Provider) -> None:
     ours = at(provider)
     provider.says("/userinfo", (502, ""), (200, {"sub": "ada"}))
@@ -314,6 +339,19 @@ async def test_only_permitted_vos_become_groups() -> None:
     ours = authenticator(permitted_vos={VO: "", "LAGO-AAI": ""}, vo_entitlements={"LAGO-AAI": "urn:x:y:group:L#z"})
     released = state(MEMBER, "urn:x:y:group:L:role=member#z", "urn:mace:egi.eu:group:vo.else#aai.egi.eu")
     assert await ours.get_user_groups(released) == {VO, "LAGO-AAI"}
+
+
+@pytest.mark.asyncio
+async def test_managers_of_a_vo_are_in_a_group_of_its_own() -> None:
+    managers = {VO: [f"{VO}:role=manager", "user:ADA@egi.eu"]}
+    ours = authenticator(vo_managers=managers)
+    manager = state(MEMBER, MEMBER.replace("role=member", "role=manager"))
+    assert await ours.get_user_groups(manager) == {VO, f"{VO}:managers"}
+    assert await ours.get_user_groups(state(MEMBER)) == {VO}
+    named: dict[str, Any] = {"oauth_user": {"voperson_id": "Ada@egi.eu", "entitlements": MEMBER}}
+    assert await ours.get_user_groups(named) == {VO, f"{VO}:managers"}
+    other: dict[str, Any] = {"oauth_user": {"voperson_id": "ada@egi.eu.evil", "entitlements": MEMBER}}
+    assert await ours.get_user_groups(other) == {VO}
 
 
 async def login(ours: EGICheckinAuthenticator, auth_state: dict[str, object], admin: bool | None = None) -> bool:
@@ -346,10 +384,10 @@ async def test_who_is_refused_is_told_apart_by_name_and_address() -> None:
 )
 @pytest.mark.asyncio
 async def test_membership_decides_at_login_and_where_a_server_starts(
-    settings: dict[str, Any], admin: bool, entitlements: list[str], may: bool
+    database: Any, settings: dict[str, Any], admin: bool, entitlements: list[str], may: bool
 ) -> None:
     ours = authenticator(manage_groups=True, **settings)
-    person = Person(state(*entitlements), admin=admin)
+    person = await hub_user(database, "ada@egi.eu", just_now(state(*entitlements)), admin=admin)
     if may:
         assert await login(ours, state(*entitlements), admin)
         await ours.pre_spawn_start(person, None)
@@ -363,23 +401,24 @@ async def test_membership_decides_at_login_and_where_a_server_starts(
 
 @pytest.mark.parametrize("stored", [None, {}, {"oauth_user": None}, {"oauth_user": "x"}, {"access_token": "x"}])
 @pytest.mark.asyncio
-async def test_no_record_is_no_membership(stored: dict[str, object] | None) -> None:
+async def test_no_record_is_no_membership(database: Any, stored: dict[str, Any] | None) -> None:
+    person = await hub_user(database, "ada@egi.eu", None if stored is None else just_now(stored))
     with pytest.raises(SpawnRefused, match=r"[Ll]og out|logs out"):
-        await authenticator().pre_spawn_start(Person(stored), None)
+        await authenticator().pre_spawn_start(person, None)
 
 
 @pytest.mark.asyncio
-async def test_the_hubs_own_hook_runs_for_members_only(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_hubs_own_hook_runs_for_members_only(database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
 
-    async def opens_a_session(self: Authenticator, user: Person, spawner: object) -> None:
+    async def opens_a_session(self: Authenticator, user: Any, spawner: object) -> None:
         opened.append(user.name)
 
     monkeypatch.setattr(Authenticator, "pre_spawn_start", opens_a_session)
     with pytest.raises(SpawnRefused):
-        await authenticator().pre_spawn_start(Person(state()), None)
+        await authenticator().pre_spawn_start(await hub_user(database, "ada@egi.eu", just_now(state())), None)
     assert opened == []
-    await authenticator().pre_spawn_start(Person(state(MEMBER)), None)
+    await authenticator().pre_spawn_start(await hub_user(database, "ada@egi.eu", just_now(state(MEMBER))), None)
     assert opened == ["ada@egi.eu"]
 
 
@@ -388,4 +427,5 @@ def test_what_cannot_be_read_is_logged_once(caplog: pytest.LogCaptureFixture) ->
     with caplog.at_level(logging.DEBUG):
         for _ in range(3):
             ours.permitted_vos_of(state("urn:mace:egi.eu:group:%ff#aai.egi.eu", "urn:mace:egi.eu:res:x#aai.egi.eu"))
-    assert len([record for record in caplog.records if "Not an entitlement" in record.message]) == 1
+    assert len([record for record in caplog.records if "count for nothing" in record.message]) == 1
+    assert all(text in caplog.text for text in ("%ff", "res:x"))

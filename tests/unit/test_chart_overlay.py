@@ -193,6 +193,15 @@ def test_zero_to_jupyterhubs_own_policy_opens_nothing_that_the_charts_leaves_clo
     )
 
 
+def test_managers_reach_the_service_of_a_hub_that_has_roles_of_its_own(hub_configuration: Any, tmp_path: Path) -> None:
+    policies = tmp_path / "policies.yaml"
+    policies.write_text("vos: {vo.one: {managers: [user:ada]}}")
+    config = hub_configuration(REPLAY_POLICIES=str(policies))
+    roles = {role["name"]: role for role in config.JupyterHub.load_roles}
+    assert set(roles) == {"user", "replay", "replay-vo-managers"}
+    assert roles["replay-vo-managers"]["groups"] == ["vo.one:managers"]
+
+
 # ---- the service in its pod
 
 

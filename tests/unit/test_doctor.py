@@ -41,6 +41,7 @@ def provider(url: str, **changes: object) -> dict[str, object]:
         "authorization_endpoint": f"{url}/auth",
         "token_endpoint": f"{url}/token",
         "userinfo_endpoint": f"{url}/userinfo",
+        "jwks_uri": f"{url}/certs",
         "scopes_supported": SCOPES,
     }
     return {name: value for name, value in (document | changes).items() if value is not None}
@@ -56,6 +57,8 @@ def provider(url: str, **changes: object) -> dict[str, object]:
         ({"token_endpoint": None}, {"token_url": "https://there.example.org"}, State.OK, "endpoints and scopes"),
         ({"userinfo_endpoint": "http://["}, {}, State.FAILED, "'http://[' as userinfo_endpoint"),
         ({"userinfo_endpoint": "ftp://there"}, {}, State.FAILED, "'ftp://there' as userinfo_endpoint"),
+        ({"jwks_uri": None}, {}, State.FAILED, "None as jwks_uri"),
+        ({"jwks_uri": None}, {"jwks_url": "https://there.example.org"}, State.OK, "endpoints and scopes"),
         ({"scopes_supported": ["openid", "entitlements"]}, {}, State.FAILED, "voperson_id, offline_access"),
         ({"scopes_supported": ["openid"]}, {}, State.FAILED, "eduperson_entitlement, entitlements"),
         ({"scopes_supported": ["openid"]}, {"scope": ["openid"]}, State.OK, "endpoints and scopes"),
@@ -133,7 +136,7 @@ async def test_whose_login_it_is_is_read_by_name(
 
 
 async def test_addresses_that_are_set_by_hand_need_no_document(tmp_path: Path) -> None:
-    config = with_section("EGICheckinAuthenticator", authorize_url="a", token_url="b", userdata_url="c")
+    config = with_section("EGICheckinAuthenticator", authorize_url="a", token_url="b", userdata_url="c", jwks_url="d")
     assert (await check_login(deployment(tmp_path, config))).state is State.NOT_USED
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from types import FrameType
+
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from replay_auth.entitlements import GroupEntitlement, MembershipRules, ReleasedEntitlements, TrustedSource
+from replay_auth.entitlements import MOST_ENTITLEMENTS, GroupEntitlement, ReleasedEntitlements, TrustedSource
+from replay_auth.requirements import MembershipRules
 
 EGI = TrustedSource("urn:mace:egi.eu", "aai.egi.eu")
 EDUTEAMS = TrustedSource("urn:geant:eduteams.org:service:eduteams", "eduteams.org")
@@ -141,11 +145,11 @@ def test_both_claims_count_together_and_garbage_counts_for_nothing(claims: dict[
     assert RULES.memberships(ReleasedEntitlements.of_claims(claims)) == names
 
 
-def test_what_claims_to_be_a_group_and_cannot_be_read_is_kept_for_the_log() -> None:
+def test_what_is_no_group_or_cannot_be_read_is_kept_for_the_log() -> None:
     released = ReleasedEntitlements.of_claims(
         {"entitlements": ["urn:mace:egi.eu:group:%ff#aai.egi.eu", 7, "urn:mace:egi.eu:res:x#aai.egi.eu"]}
     )
-    assert released.unread == ("'urn:mace:egi.eu:group:%ff#aai.egi.eu'", "7")
+    assert released.unread == ("'urn:mace:egi.eu:group:%ff#aai.egi.eu'", "7", "'urn:mace:egi.eu:res:x#aai.egi.eu'")
 
 
 def test_a_role_or_a_subgroup_that_is_named_in_full_has_to_be_there() -> None:
@@ -207,3 +211,52 @@ _ANYTHING = st.recursive(
 @given(st.dictionaries(st.sampled_from(["entitlements", "eduperson_entitlement", "sub"]), _ANYTHING))
 def test_no_claims_are_an_error(claims: dict[str, object]) -> None:
     assert RULES.memberships(ReleasedEntitlements.of_claims(claims)) == []
+
+
+def operations(text: str) -> int:
+    """How many steps the interpreter takes to read this: each is of a time that does not depend on the text, or passes over it once."""
+    count = 0
+
+    def step(frame: FrameType, event: str, _: object) -> object:
+        nonlocal count
+        frame.f_trace_opcodes = True
+        count += event in {"opcode", "call"}
+        return step
+
+    before = sys.gettrace()
+    sys.settrace(step)
+    try:
+        GroupEntitlement.parse(text)
+    finally:
+        sys.settrace(before)
+    return count
+
+
+_REPEATED = st.sampled_from(
+    [":", "#", "%", "%41", "%FF", "+", ":a", "a:", ":role=", ":role=a", ":group", "group:", "é"]
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    before=st.sampled_from(["", "urn:mace:egi.eu:group", "urn:mace:egi.eu:group:a"]),
+    repeated=_REPEATED | st.text(min_size=1, max_size=4),
+    after=st.sampled_from(["", "#aai.egi.eu", ":role=a#aai.egi.eu"]),
+)
+def test_reading_takes_time_linear_in_the_length(before: str, repeated: str, after: str) -> None:
+    small, medium, large = (operations(before + repeated * count + after) for count in (50, 100, 200))
+    # Twice as much more text takes twice as many more steps; a square would take four times as many, and more.
+    assert large - medium <= 2.5 * (medium - small) + 100
+
+
+def test_only_so_many_entitlements_of_one_person_are_read() -> None:
+    read = ReleasedEntitlements.of_claims(
+        {"entitlements": [f"urn:x:y:group:{n}#z" for n in range(MOST_ENTITLEMENTS + 5)]}
+    )
+    assert len(read.groups) == MOST_ENTITLEMENTS
+
+
+def test_a_long_text_is_short_in_the_log() -> None:
+    (told,) = ReleasedEntitlements.of_claims({"entitlements": ["\n" * 100_000]}).unread
+    assert len(told) <= 200
+    assert "\n" not in told

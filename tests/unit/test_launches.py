@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from replay_build_service import awaiting as awaiting_module
 from replay_build_service import builds as builds_module
 from replay_build_service import events as events_module
 from replay_build_service import launches as launches_module
@@ -361,11 +362,11 @@ async def test_a_launch_that_joined_a_build_which_another_cancels_gets_one_of_it
 async def test_a_launch_whose_builds_are_all_cancelled_fails_in_the_end(store: Store) -> None:
     async with a_house(store) as house:
         launch = await house.launches.create(ADA, wish())
-        for count in range(launches_module.MOST_BUILDS):
+        for count in range(awaiting_module.MOST_BUILDS):
             await (await house.builder.next(count + 1)).cancel()
         found = await settled(house, launch)
         assert (found.state, found.failure) == (LaunchState.FAILED, CANCELLED.message)
-        assert len(house.builder.jobs) == launches_module.MOST_BUILDS
+        assert len(house.builder.jobs) == awaiting_module.MOST_BUILDS
 
 
 async def test_one_who_is_about_to_join_a_build_keeps_it_alive(store: Store) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,14 @@ from replay_build_service.domain import (
     LaunchState,
     Person,
     ResolvedRef,
-    Resources,
     RunnableImage,
     Server,
     ServerStatus,
-    VOPolicy,
 )
 from replay_build_service.links import Repository, RepoSpec
+from replay_build_service.permissions import Notice
+from replay_build_service.policy_values import Community, Feature, GPUs, Offer, Resources, VOPolicy
+from replay_build_service.rulings import Terms
 from replay_build_service.schemas import LinkPreview, Refusal
 from replay_build_service.web import make_templates
 from replay_build_service.web.pages import consent_context, home_context, launch_context
@@ -59,8 +60,17 @@ EVERY_PAGE = {
 }
 
 NOTICES = ("Sessions share this machine’s files and network.", "A session’s memory is not limited.")
+NOW = datetime(2026, 11, 26, 9, tzinfo=UTC)
+TERMS = Terms("2026-11", "Be kind.\n\nCite us.")
+TOKEN, DATAHUB = Feature("token", "An access token"), Feature("datahub", "Your spaces in the DataHub")
+AGED = VOPolicy(
+    "vo.gpu", Resources(2 * GB, 4 * GB, gpus=GPUs("nvidia.com/gpu", 2)), maximum_age=timedelta(hours=8, minutes=30)
+)
 DEFAULT = VOPolicy("vo.notebooks.egi.eu", Resources(2 * GB, 4 * GB))
 LARGER = VOPolicy("vo.access.egi.eu", Resources(4 * GB, 8 * GB, 0.5, 2))
+HOSTILE_POLICY = VOPolicy(
+    ATTACK, Resources(gpus=GPUs(ATTACK, 1)), community=Community(ATTACK, "https://logos.example.org/a.svg")
+)
 ABSENT = Server(ServerStatus.ABSENT)
 ORDINARY = Server(ServerStatus.READY, "/user/ada/")
 
@@ -105,17 +115,27 @@ def consent_page(
     is_built: bool = False,
     usual_seconds: float | None = 130,
     policies: tuple[VOPolicy, ...] = (DEFAULT,),
+    offers: tuple[Offer, ...] = (),
+    chosen: str = "",
+    problem: str = "",
     urlpath: str = "doc/tree/index.ipynb",
     notices: tuple[str, ...] = NOTICES,
 ) -> dict[str, Any]:
-    consent = Consent(of, policies, is_built, usual_seconds, server, holder, same_image)
-    return consent_context(consent, urlpath, ORIGIN, notices)
+    offers = offers or tuple(Offer(policy) for policy in policies)
+    consent = Consent(of, offers, is_built, usual_seconds, server, holder, same_image)
+    chosen = chosen or offers[0].policy.vo
+    return consent_context(consent, urlpath, ORIGIN, notices, problem=problem, chosen=chosen)
 
 
 def launch_page(
-    shown: Launch, *, holder: Launch | None = None, server: Server = ABSENT, usual_seconds: float | None = 45
+    shown: Launch,
+    *,
+    holder: Launch | None = None,
+    server: Server = ABSENT,
+    usual_seconds: float | None = 45,
+    notices: Sequence[Notice] = (),
 ) -> dict[str, Any]:
-    return launch_context(shown, holder, server, usual_seconds, ORIGIN, SERVICE_PATH)
+    return launch_context(shown, holder, server, usual_seconds, ORIGIN, SERVICE_PATH, notices)
 
 
 def home_page(*recent: Launch, holder: Launch | None = None, server: Server = ABSENT) -> dict[str, Any]:
@@ -172,6 +192,60 @@ PAGES: dict[str, tuple[str, dict[str, Any]]] = {
             notices=(ATTACK,),
         ),
     ),
+    "consent, terms and features": (
+        "consent.html",
+        consent_page(offers=(Offer(AGED, "Back on Monday.\n\nAll well.", TERMS, ((TOKEN, True), (DATAHUB, False))),)),
+    ),
+    "consent, two VOs, terms": (
+        "consent.html",
+        consent_page(
+            offers=(Offer(AGED, "Back on Monday.", TERMS, ((TOKEN, True),)), Offer(DEFAULT)),
+            chosen=DEFAULT.vo,
+            problem="Nothing was started: tick that you agree to the terms of use of vo.gpu first.",
+        ),
+    ),
+    "consent, one VO refuses": (
+        "consent.html",
+        consent_page(
+            offers=(Offer(AGED, refusal="The policy of vo.gpu denies it."), Offer(DEFAULT)), chosen=DEFAULT.vo
+        ),
+    ),
+    "consent, refused": (
+        "consent.html",
+        consent_page(offers=(Offer(AGED, refusal="The policy of vo.gpu denies it."),)),
+    ),
+    "consent, hostile policy": (
+        "consent.html",
+        consent_page(
+            offers=(
+                Offer(HOSTILE_POLICY, ATTACK, Terms(ATTACK, ATTACK), ((Feature(ATTACK, ATTACK), True),)),
+                Offer(DEFAULT, refusal=ATTACK),
+            ),
+            chosen=ATTACK,
+            problem=ATTACK,
+        ),
+    ),
+    "launch, running, with an end": (
+        "launch.html",
+        launch_page(
+            launch(maximum_age=timedelta(hours=8), running_at=NOW),
+            holder=launch(),
+            server=server_of(launch()),
+            notices=(Notice(ATTACK, ATTACK, Community(ATTACK, "/hub/static/logo.svg")),),
+        ),
+    ),
+    "launch, ended, too old": (
+        "launch.html",
+        launch_page(
+            launch(
+                LaunchState.ENDED,
+                maximum_age=timedelta(hours=8),
+                running_at=NOW,
+                ended_at=NOW + timedelta(hours=8, seconds=20),
+            )
+        ),
+    ),
+    "launch, stopped with a reason": ("launch.html", launch_page(launch(LaunchState.ENDED, failure=ATTACK))),
     "launch, waiting": (
         "launch.html",
         launch_page(launch(LaunchState.BUILDING, build_id=None, image=None), usual_seconds=None),
@@ -284,7 +358,11 @@ class Page(HTMLParser):
         if tag == "form":
             self._form = Form(attributes.get("method", "get"), attributes.get("action", ""))
             self.forms.append(self._form)
-        elif tag == "input" and self._form and (attributes["type"] != "radio" or "checked" in attributes):
+        elif (
+            tag == "input"
+            and self._form
+            and (attributes["type"] not in {"radio", "checkbox"} or "checked" in attributes)
+        ):
             self._form.fields[attributes["name"]] = attributes["value"]
         elif tag == "label":
             self._labels += 1
@@ -404,6 +482,36 @@ def test_the_consent_form_posts_exactly_what_was_shown() -> None:
     )
 
 
+def test_terms_and_features_are_asked_for_in_the_name_of_their_vo() -> None:
+    (form,) = Page(html_of("consent, terms and features")).forms
+    assert form.fields["vo"] == "vo.gpu"
+    # What is preselected is ticked, what is offered is not, and nobody has agreed for the person.
+    assert [(name, value) for name, value in form.fields.items() if ":" in name] == [("feature:vo.gpu", "token")]
+    boxes = {one.get("name"): one for one in Page(html_of("consent, terms and features")).all("input")}
+    assert boxes["terms:vo.gpu"]["value"] == "2026-11"
+    assert "required" in boxes["terms:vo.gpu"]
+
+
+def test_a_browser_insists_on_no_terms_that_may_be_another_vos() -> None:
+    boxes = {one.get("name"): one for one in Page(html_of("consent, two VOs, terms")).all("input")}
+    assert "required" not in boxes["terms:vo.gpu"]
+
+
+def test_a_vo_that_refuses_cannot_be_chosen() -> None:
+    radios = {
+        one["value"]: one for one in Page(html_of("consent, one VO refuses")).all("input") if one["type"] == "radio"
+    }
+    assert "disabled" in radios["vo.gpu"]
+    assert "checked" in radios[DEFAULT.vo]
+    assert Page(html_of("consent, refused")).forms == []
+
+
+def test_a_community_instance_shows_its_name_and_logo() -> None:
+    page = Page(html_of("consent, hostile policy"))
+    assert "https://logos.example.org/a.svg" in {one.get("src") for one in page.all("img")}
+    assert "on Replay" in page.text
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -419,6 +527,15 @@ def test_the_consent_form_posts_exactly_what_was_shown() -> None:
         ("consent, another runs", "Save your work"),
         ("consent, ordinary server", "Your ordinary server is running"),
         ("consent, another starts", "the hub cannot stop it before it has started"),
+        ("consent, terms and features", "Back on Monday."),
+        ("consent, terms and features", "After 8 hours and 30 minutes at the latest"),
+        ("consent, terms and features", "2 × nvidia.com/gpu"),
+        ("consent, two VOs, terms", "Graphics processors: 2 × nvidia.com/gpu. Ends after 8 hours and 30 minutes"),
+        ("consent, two VOs, terms", "tick that you agree to the terms of use of vo.gpu first"),
+        ("consent, one VO refuses", "The policy of vo.gpu denies it."),
+        ("consent, refused", "The policy of vo.gpu denies it."),
+        ("launch, running, with an end", "stopped at 26 November 2026, 17:00 UTC at the latest"),
+        ("launch, ended, too old", "lets a session run for 8 hours at most, and this one had"),
         ("launch, building", "Such builds usually take about 45 seconds."),
         ("launch, failed", "The requirements cannot be resolved."),
         ("launch, choosing", "Your server is running example.org/climate/ice"),

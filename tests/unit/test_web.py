@@ -23,12 +23,12 @@ from replay_build_service.domain import (
     LaunchState,
     Person,
     Phase,
-    Resources,
     Wish,
     launch_stream,
 )
 from replay_build_service.errors import NotPermitted
 from replay_build_service.policies import PolicySet
+from replay_build_service.policy_values import Resources
 from replay_build_service.schemas import LaunchModel, PlanRequest
 from replay_build_service.web import encode_event, make_application, make_templates
 from replay_build_service.web.auth import AtOnce, RateLimit
@@ -60,6 +60,10 @@ class Asked:
 
     def __init__(self) -> None:
         self.wishes: list[Wish] = []
+        self.permissions = SimpleNamespace(is_prepared_for=self.is_prepared_for)
+
+    async def is_prepared_for(self, person: Person, repo: str) -> bool:
+        return False
 
     async def create_now(self, person: Person, wish: Wish) -> None:
         self.wishes.append(wish)

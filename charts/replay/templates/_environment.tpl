@@ -45,6 +45,7 @@
 {{- $vos := list }}
 {{- range $vo, $enrolment := .Values.vos }}{{ $vos = append $vos (printf "%s=%s" $vo $enrolment) }}{{ end }}
 {{- $_ := set $settings "REPLAY_VOS" (join " " $vos) }}
+{{- if .Values.policies }}{{ $_ := set $settings "REPLAY_POLICIES" "/etc/replay/policies.yaml" }}{{ end }}
 {{- range $name, $value := merge (deepCopy .Values.service.extraEnv) $settings }}
 {{- if $value }}
 - name: {{ $name }}

@@ -19,6 +19,10 @@
           items:
             - key: jupyterhub_config.py
               path: jupyterhub_config.py
+            {{- if .Values.policies }}
+            - key: policies.yaml
+              path: policies.yaml
+            {{- end }}
             {{- if .Values.builds.repo2dockerConfig }}
             - key: repo2docker_config.py
               path: repo2docker_config.py
