@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from tests.cluster.external import AnyCluster, NotHere, external_cluster
 from tests.cluster.images import push_small_image
 from tests.cluster.kube import Kube
 from tests.cluster.kubernetes import Cluster
+from tests.cluster.release import Release, volume_for
 from tests.containers.engine import ContainerEngine
 from tests.containers.site import BASE_TAG, NOTEBOOK_TAG
 from tests.containers.tools import build_variables, engine_root
@@ -117,6 +119,44 @@ def cluster_git(cluster: AnyCluster, tmp_path_factory: pytest.TempPathFactory) -
     folder.mkdir()
     with GitServer(folder, host=cluster.host_address, loopback_only=False) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def service_image(cluster_engine: ContainerEngine, cluster_registry: RegistryServer) -> str:
+    """The chart's image of the service, as this checkout makes it, by digest."""
+    host = cluster_registry.settings().host
+    arguments = [f"--build-arg={name}={value}" for name, value in build_variables().items()]
+    cluster_engine.docker(
+        "buildx", "build", "--quiet", f"--tag={host}/replay-service:1", f"--build-arg=BASE={host}/{BASE_TAG}",
+        f"--file={ROOT}/charts/replay/images/Dockerfile", "--target=service", *arguments, str(ROOT),
+    )  # fmt: skip
+    return pushed(cluster_engine, f"{host}/replay-service:1")
+
+
+@pytest.fixture
+def release(cluster: AnyCluster, kube: Kube, namespace: Callable[[str], str]) -> Release:
+    """One that is not installed yet."""
+    return Release(cluster, kube, namespace("chart"))
+
+
+@pytest.fixture
+def volume(release: Release, tmp_path: Path) -> Iterator[None]:
+    """For the service of `release`."""
+    with volume_for(release, tmp_path / "volume"):
+        yield
+
+
+@pytest.fixture
+def values(service_image: str, base_image: str, cluster_registry: RegistryServer) -> dict[str, Any]:
+    """For the engine that the node has."""
+    image = dict(zip(("name", "tag"), service_image.split("@"), strict=True))
+    return {
+        "service": {"image": image, "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}}},
+        "builds": {"image": image, "baseImage": base_image},
+        "registry": {"url": cluster_registry.url},
+        "engine": {"enabled": False},
+        "vos": {"researchers": ""},
+    }
 
 
 def made_notebook_image(engine: ContainerEngine, host: str) -> str:

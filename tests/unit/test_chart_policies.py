@@ -158,6 +158,18 @@ def test_the_service_hears_the_hub_and_its_proxy_alone() -> None:
     assert not permits(render(), SERVICE, "Ingress", Address("10.1.2.3"), 10101)
 
 
+def test_prometheus_hears_of_metrics_and_of_nothing_else_and_only_where_they_are_on() -> None:
+    prometheus = Pod({"app.kubernetes.io/name": "prometheus"}, "monitoring")
+    assert not permits(render(), SERVICE, "Ingress", prometheus, 10102)
+    documents = render(merged(LEAST, {"metrics": {"enabled": True}}))
+    assert permits(documents, SERVICE, "Ingress", prometheus, 10102)
+    assert not permits(documents, SERVICE, "Ingress", prometheus, 10101)
+    for peer in (HUB, PROXY, SESSION, BUILD, OTHER):
+        assert not permits(documents, SERVICE, "Ingress", peer, 10102), peer
+    nobody = render(merged(LEAST, {"metrics": {"enabled": True, "from": []}}))
+    assert not permits(nobody, SERVICE, "Ingress", prometheus, 10102)
+
+
 def test_the_service_reaches_hub_kubernetes_and_the_repositories_hosts() -> None:
     documents = render()
     assert permits(documents, SERVICE, "Egress", HUB, 8081)
