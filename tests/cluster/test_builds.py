@@ -18,6 +18,7 @@ from tests.cluster.kube import Kube
 from tests.containers.builds import lines, log_of
 from tests.containers.engine import ContainerEngine
 from tests.registry_server import RegistryServer
+from tests.site import make_repository
 
 pytestmark = pytest.mark.needs("cluster", "engine", "registry", "git-server")
 
@@ -262,17 +263,25 @@ class TestHowPodsEnd:
 
     async def test_evicted_it_starts_again(self, bench: BuildBench) -> None:
         async with bench.builder(repository_limit=1_000_000, output_limit=1_000_000) as builder:
-            job = bench.job(builder, bench.dockerfile("RUN echo ready; sleep 30; :"))
+            # It goes on for as long as the kubelet takes to look at the disk, and no longer.
+            gate = f"gate-{secrets.token_hex(4)}"
+            open_gate = f"until git ls-remote {bench.forge.url.rstrip('/')}/{gate}.git; do sleep 1; done"
+            job = bench.job(builder, bench.dockerfile(f"RUN echo ready; {open_gate}"))
             build = await builder.start(job)
             position, _ = await until_says(build, "ready")
             full = "head -c 40000000 /dev/zero > /build/much"
             await asyncio.to_thread(
                 bench.kube.run_in, bench.namespace, bench.pod_name(job), "sh", "-c", full, container="builder"
             )
+
+            def is_evicted() -> bool:
+                return any(event["reason"] == "Evicted" for event in bench.kube.events(bench.namespace))
+
+            await until(is_evicted, "the pod is evicted", 180)
+            make_repository(bench.forge, bench.folder / gate, gate, {"open": ""})
             async with asyncio.timeout(180):
                 rest = [record.text async for chunk in build.follow(position) for record in chunk.records]
             assert any("Another one starts" in text for text in rest), rest
-            assert any(event["reason"] == "Evicted" for event in bench.kube.events(bench.namespace))
             outcome = await build.outcome()
             assert isinstance(outcome, RunnableImage), (outcome, rest[-30:])
             await builder.tidy(job)

@@ -16,7 +16,7 @@ from tests.login_fixtures import free_ports
 from tests.requirements import ROOT
 from tests.site import ApiClient, Site, Sites
 
-pytestmark = pytest.mark.needs("proxy", "git-server")
+pytestmark = [pytest.mark.needs("proxy", "git-server"), pytest.mark.one_hub_version]
 
 
 @pytest.fixture(scope="module")
