@@ -1,8 +1,10 @@
 """Builds as pods: real repo2docker in a real pod, a real engine and registry, and every way in which a pod can end."""
 
 import asyncio
+import base64
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from tests.cluster.external import AnyCluster
 from tests.cluster.kube import Kube
 from tests.containers.builds import lines, log_of
 from tests.containers.engine import ContainerEngine
-from tests.registry_server import RegistryServer
+from tests.registry_server import PASSWORD, USER, Login, RegistryServer
 from tests.site import make_repository
 
 pytestmark = pytest.mark.needs("cluster", "engine", "registry", "git-server")
@@ -31,6 +33,13 @@ def bench(
     return BuildBench(
         cluster, kube, cluster_engine, cluster_registry, cluster_git, base_image, builder_image, namespace("builds"), tmp_path
     )  # fmt: skip
+
+
+@pytest.fixture
+def locked_registry(cluster: AnyCluster, tmp_path: Path) -> Iterator[RegistryServer]:
+    """One that nobody may push to without an account."""
+    with RegistryServer(tmp_path / "locked", login=Login.BASIC, host=cluster.host_address) as registry:
+        yield registry
 
 
 async def until_says(build: RunningBuild, text: str, position: int = 0) -> tuple[int, list[str]]:
@@ -119,9 +128,13 @@ class TestWhatIsBuilt:
             assert "root" in said.message
             assert bench.registry.digest(job.image_name.repository, job.image_name.tag) is None
 
-    async def test_the_account_that_pushes_is_a_file_of_the_builder_alone(self, bench: BuildBench, kube: Kube) -> None:
+    async def test_the_account_that_pushes_is_a_file_of_the_builder_alone(
+        self, bench: BuildBench, kube: Kube, locked_registry: RegistryServer
+    ) -> None:
+        bench = replace(bench, registry=locked_registry)
+        account = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
         async with bench.builder(push_secret="push") as builder:
-            bench.push_secret("push", bench.registry.settings().host, "YTpi")
+            bench.push_secret("push", bench.registry.settings().host, account)
             job = bench.job(builder, bench.dockerfile("RUN echo ready; sleep 6; :"))
             build = await builder.start(job)
             position, _ = await until_says(build, "ready")
@@ -132,14 +145,22 @@ class TestWhatIsBuilt:
                 return (await asyncio.to_thread(kube.run_in, *where, *command, container=container)).strip()
 
             assert await said("builder", "stat -L -c '%a %u' /replay/credentials/config.json") == "400 0"
-            everywhere = "grep -rls YTpi /build /replay /tmp /proc/1/environ || echo none"
+            everywhere = f"grep -rls {account} /build /replay /tmp /proc/1/environ || echo none"
             assert "/replay/private/docker/config.json" in await said("builder", everywhere), "what it pushes with"
             assert await said("log", everywhere) == "none"
-            assert "YTpi" not in str(bench.pod(job))
+            assert account not in str(bench.pod(job))
             async for _ in build.follow(position):
                 pass
             assert isinstance(await build.outcome(), RunnableImage)
             await builder.tidy(job)
+
+    async def test_without_the_account_the_registrys_refusal_is_told(
+        self, bench: BuildBench, locked_registry: RegistryServer
+    ) -> None:
+        bench = replace(bench, registry=locked_registry)
+        async with bench.builder() as builder:
+            said, _ = await failure(builder, bench.job(builder, bench.dockerfile("RUN date > /srv/x; :")))
+            assert said.reason is FailureReason.REGISTRY, said
 
 
 class TestTheLog:

@@ -14,6 +14,7 @@ import pytest
 from demo.git_server import GitServer
 from tests.cluster.external import AnyCluster
 from tests.cluster.kernels import printed_in_a_kernel
+from tests.cluster.kube import Kube
 from tests.cluster.release import Release, make_hubs_secret
 from tests.cluster.z2jh_hub import OverlayHub
 from tests.containers.engine import ContainerEngine
@@ -30,9 +31,10 @@ USER = "maria"
 
 
 @pytest.fixture
-def hub(cluster: AnyCluster, release: Release, tmp_path: Path) -> OverlayHub:
+def hub(cluster: AnyCluster, kube: Kube, release: Release, tmp_path: Path) -> OverlayHub:
     first, second, third = free_ports(3)
-    return OverlayHub(cluster, tmp_path / "hub", (first, second, third), release.namespace, {"researchers": [USER]})
+    groups = {"researchers": [USER]}
+    return OverlayHub(cluster, kube, tmp_path / "hub", (first, second, third), release.namespace, groups)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from replay_build_service.builders.kubernetes.pods import build_of, engine_addre
 from replay_build_service.builders.kubernetes.routing import node_for, ready_nodes
 from replay_build_service.builders.kubernetes.runner import last_word
 from replay_build_service.builders.kubernetes.settings import KubernetesBuilderSettings
+from replay_build_service.builders.kubernetes.sources import LogText
 from replay_build_service.builders.kubernetes.states import (
     Stage,
     ending_of,
@@ -277,3 +278,20 @@ class TestRouting:
             pod({}, node="d", conditions=ready, deleted=True),
         ]
         assert ready_nodes(engines) == {"a"}
+
+
+class TestTextOfALog:
+    def record(self, text: str) -> bytes:
+        return json.dumps({"kind": "line", "phase": "building", "text": text, "at": 1.0}).encode() + b"\n"
+
+    def test_a_line_without_an_end_is_not_kept_and_what_follows_it_is_read(self) -> None:
+        """The build could reach the file, and may have put a line there that never ends."""
+        text = LogText(0)
+        fed = 0
+        for _ in range(100):
+            assert list(text.feed(b"x" * 100_000)) == []
+            fed += 100_000
+            assert text.pending < 1_000_000
+        last = b"\n" + self.record("after it")
+        assert [one.text for records in text.feed(last) for one in records] == ["after it"]
+        assert text.offset == fed + len(last), "nothing is read twice after a break"

@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 _MOST_WAITING = 32
 """Items of the queue. Whoever reads slowly slows only the follower, and through it the connection."""
 
+_LONGEST_RECORD = 256 * 1024
+"""Bytes. A line that goes on for longer is none of the builder's, and is not kept in memory until it ends."""
+
 _AGAIN_SECONDS = 0.5
 _MOST_FAULTS = 5
 
@@ -50,6 +53,15 @@ class LogText:
             records, length = parsed
             self._pending, self.offset = self._pending[length:], self.offset + length
             yield records
+        if len(self._pending) > _LONGEST_RECORD:
+            # The build could reach the file. Whatever ends this line is passed over as no record.
+            self.offset += len(self._pending)
+            self._pending = b""
+
+    @property
+    def pending(self) -> int:
+        """Bytes that wait for the end of their line."""
+        return len(self._pending)
 
     def rewind(self) -> None:
         """What comes next begins at ``offset`` again."""
