@@ -5,6 +5,7 @@ Of Zero to JupyterHub there is a hub with the overlay, as a process: see `tests.
 
 import base64
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import httpx
 import pytest
 
 from demo.git_server import GitServer
+from tests.cluster.accounts import HUB, Account
 from tests.cluster.external import AnyCluster
 from tests.cluster.kernels import printed_in_a_kernel
 from tests.cluster.kube import Kube
@@ -31,10 +33,16 @@ USER = "maria"
 
 
 @pytest.fixture
-def hub(cluster: AnyCluster, kube: Kube, release: Release, tmp_path: Path) -> OverlayHub:
+def hub(
+    cluster: AnyCluster, kube: Kube, release: Release, namespace: Callable[[str], str], tmp_path: Path
+) -> OverlayHub:
+    """With an account that may do what the two charts let the hub do."""
     first, second, third = free_ports(3)
     groups = {"researchers": [USER]}
-    return OverlayHub(cluster, kube, tmp_path / "hub", (first, second, third), release.namespace, groups)
+    account = Account(cluster, kube, namespace("accounts"), tmp_path / "accounts")
+    account.folder.mkdir()
+    kubeconfig = account.with_rights({}, elsewhere={release.namespace: HUB})
+    return OverlayHub(cluster, kubeconfig, tmp_path / "hub", (first, second, third), release.namespace, groups)
 
 
 @pytest.fixture
@@ -66,6 +74,7 @@ def test_from_a_link_to_a_cell_with_the_service_in_its_own_pod(
     cluster_git: GitServer, tmp_path: Path,
 ) -> None:  # fmt: skip
     token = make_hubs_secret(release)
+    before = release.left()
     release.helm("install", "replay", str(CHART), values=whole_values)
     pod = release.ready()
     secret = release.kube.get("secrets", release.namespace, "replay")
@@ -104,5 +113,5 @@ def test_from_a_link_to_a_cell_with_the_service_in_its_own_pod(
     builds = f"{release.namespace}-builds"
     release.kube.wait_until(lambda: release.kube.pods(builds) == [], "nothing is left of the build")
     release.helm("uninstall", "replay", "--wait")
-    release.kube.wait_until(lambda: release.left() == ["secret/hub"], "nothing is left but what was there before")
+    release.kube.wait_until(lambda: release.left() == before, "nothing is left but what was there before")
     release.kube.wait_until(lambda: not release.kube.has_namespace(builds), "the namespace of builds is gone")

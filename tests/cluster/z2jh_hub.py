@@ -18,9 +18,7 @@ import httpx
 import psutil
 import yaml
 
-from tests.cluster.accounts import HUB, Account
 from tests.cluster.external import AnyCluster
-from tests.cluster.kube import Kube
 from tests.requirements import ROOT
 from tests.site import until_it_answers
 from tests.unit.chart_rendering import CHART
@@ -51,7 +49,8 @@ class OverlayHub:
     """One such hub. ``ports``: people's, the hub's own, the proxy's API."""
 
     cluster: AnyCluster
-    kube: Kube
+    kubeconfig: Path
+    """Of the hub's own account."""
     folder: Path
     ports: tuple[int, int, int]
     namespace: str
@@ -97,7 +96,7 @@ class OverlayHub:
         told = {
             "REPLAY_SERVICE_URL": service_url,
             "REPLAY_TOKEN_FILE": str(token_file),
-            "KUBECONFIG": str(self._kubeconfig()),
+            "KUBECONFIG": str(self.kubeconfig),
             "JUPYTERHUB_CRYPT_KEY": secrets.token_hex(32),
             "PYTHONPATH": str(ROOT),
         }
@@ -121,12 +120,6 @@ class OverlayHub:
             for child in below:
                 with suppress(psutil.NoSuchProcess):
                     child.kill()
-
-    def _kubeconfig(self) -> Path:
-        """Of an account with the rights that the two charts give the hub."""
-        folder = self.folder / "accounts"
-        folder.mkdir()
-        return Account(self.cluster, self.kube, self.namespace, folder).with_rights(HUB)
 
     def ask(self, method: str, path: str, **more: Any) -> httpx.Response:
         """The hub's REST API, as an administrator."""
