@@ -57,7 +57,7 @@ def test_an_account_with_all_rights_and_a_registry_is_well(account: Account, clu
     found = examined(account, account.with_rights(RIGHTS), registry=cluster_registry.url)
     assert found["rights"].state is State.OK, found["rights"]
     assert account.namespace in found["rights"].message
-    assert found["build pods"].state is State.OK
+    assert found["build pods"].state is State.NOT_KNOWN, "whether anybody may push is not asked"
     assert found["engine"].state is State.NOT_USED
     assert found["registry"].state is State.OK, found["registry"]
 
