@@ -25,6 +25,7 @@ Settings come from the environment, all optional but the first two:
     REPLAY_ORDINARY_SERVERS          1                       0: the hub starts servers from links only
     REPLAY_KEEP_SERVERS              1                       0: sessions and builds end with the hub
     REPLAY_PROXY_COMMAND             configurable-http-proxy
+    REPLAY_METRICS_ADDRESS                                   host:port at which Prometheus finds the service's metrics
     REPLAY_EXTRA_CONFIG                                      a folder: its *.py are run after this file, by their names
 
 With REPLAY_HUB=zero-to-jupyterhub the hub is that of the chart of this name, with charts/replay/values-z2jh.yaml over its
@@ -241,6 +242,7 @@ c.ReplayBuildService.state_dir = str(state)
 c.ReplayBuildService.token_file = token_file
 c.ReplayBuildService.api_token_file = setting("API_TOKEN_FILE")
 c.ReplayBuildService.public_url = public_url
+c.ReplayBuildService.metrics_address = setting("METRICS_ADDRESS")
 c.ReplayBuildService.vos = vos
 c.ReplayBuildService.policy_file = policy_file
 c.ReplayBuildService.mem_guarantee = setting("MEM_GUARANTEE", "2G")

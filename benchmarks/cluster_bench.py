@@ -41,7 +41,9 @@ class Bench:
 
     def namespaces(self) -> ClusterSites:
         """For one more site."""
-        names = {name: self.resources.enter_context(self.kube.namespace(name)) for name in ("users", "builds")}
+        names = {
+            name: self.resources.enter_context(self.kube.namespace(name)) for name in ("users", "builds", "accounts")
+        }
         return replace(self.sites, **names)
 
 
@@ -61,7 +63,7 @@ def bench(folder: Path) -> Generator[Bench]:
         pushed(engine, f"{host}/{BASE_TAG}")
         base, builder = digest_of(engine, f"{host}/{BASE_TAG}"), made_builder_image(engine, host)
         git = made.enter_context(GitServer(folder / "git", host=cluster.host_address, loopback_only=False))
-        sites = ClusterSites(cluster, kube, engine, registry, base, builder, users="", builds="")
+        sites = ClusterSites(cluster, kube, engine, registry, base, builder, users="", builds="", accounts="")
         yield Bench(sites, git, made_notebook_image(engine, host), folder, made)
 
 

@@ -188,8 +188,7 @@ class MembershipWatch:
                 self._ending.pop(person.name, None)
                 return
             self._ending[person.name] = time.monotonic() + STOP_AGAIN_SECONDS
-            for server in person.servers:
-                await self._stop_server(person.name, server)
+            await asyncio.gather(*(self._stop_server(person.name, server) for server in person.servers))
         except Exception as error:  # noqa: BLE001 - one person's trouble is not the others'
             self._recover(error)
             self._log.exception("The membership of %s could not be attended to; trying again", person.name)

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from tornado.httpserver import HTTPServer
 from traitlets.config.application import Application, catch_config_error
 
+from replay_build_service import metrics
 from replay_build_service.assembly import (
     NOTICES,
     UnusableSettings,
@@ -231,12 +232,19 @@ class ReplayBuildService(ServiceSettings):
             store = Store(await resources.enter_async_context(open_database(self.database_url, self.upgrade_command)))
             hub = await resources.enter_async_context(HubClient(os.environ["JUPYTERHUB_API_URL"], api_token))
             builder = await make_builder(self, state, resources)
+            self._serve_metrics(resources)
             try:
                 async with asyncio.TaskGroup() as tasks:
                     await self._serve_until(stop, state, store, hub, builder, policies, tasks)
                     raise _Stopping
             except* _Stopping:
                 self.log.info("Ended")
+
+    def _serve_metrics(self, resources: AsyncExitStack) -> None:
+        try:
+            resources.enter_context(metrics.served_at(self.metrics_address))
+        except (OSError, ValueError) as error:
+            sys.exit(f"Metrics cannot be served: {error}")
 
     def _state_folder(self) -> Path:
         state = Path(self.state_dir).resolve()

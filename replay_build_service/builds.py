@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Protocol, cast
 
+from replay_build_service import metrics
 from replay_build_service.builders.base import Builder, LogRecord, RunningBuild, SessionCommand
 from replay_build_service.domain import (
     Build,
@@ -212,23 +213,28 @@ class Builds:
     async def _drive_to_the_end(self, driving: _Driving) -> None:
         build = driving.build
         try:
-            while not await self._is_over(build):
-                try:
-                    if driving.faults < MOST_FAULTS:
-                        await self._drive_once(driving)
-                    else:
-                        await self._end(build, _given_up(driving))
-                except Exception as error:
-                    # A database that does not answer must not end the service nor the build, which goes on by itself: tried again.
-                    driving.faults += 1
-                    driving.fault = _told_to_people(error)
-                    log.exception("Driving build %s broke, for the %d. time in a row", build.id, driving.faults)
-                    await asyncio.sleep(RETRY_SECONDS)
+            with metrics.build_going_on():
+                await self._drive_while_it_lasts(driving)
         finally:
             self._in_slot.discard(build.id)
             self._look_at_slots()
             del self._driven[build.id]
             driving.done.set()
+
+    async def _drive_while_it_lasts(self, driving: _Driving) -> None:
+        build = driving.build
+        while not await self._is_over(build):
+            try:
+                if driving.faults < MOST_FAULTS:
+                    await self._drive_once(driving)
+                else:
+                    await self._end(build, _given_up(driving))
+            except Exception as error:
+                # A database that does not answer must not end the service nor the build, which goes on by itself: tried again.
+                driving.faults += 1
+                driving.fault = _told_to_people(error)
+                log.exception("Driving build %s broke, for the %d. time in a row", build.id, driving.faults)
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def _is_over(self, build: Build) -> bool:
         while True:
@@ -320,6 +326,7 @@ class Builds:
             log.info("Build %s of %s made %s", build.id, build.job.image_name, outcome.reference)
             text = "The environment is built."
         await self._store.finish_build(build.id, outcome, text)
+        metrics.build_ended(build, outcome)
         self._feed.notify(build_stream(build.id))
         try:
             if isinstance(outcome, BuildFailure):

@@ -41,6 +41,12 @@ class ServiceSettings(Application):
         help="scheme://host[:port] by which people reach the hub, for links and badges. Default: as their request says.",
     ).tag(config=True)
 
+    metrics_address = Unicode(
+        "",
+        help="host:port at which Prometheus finds this service's metrics, over HTTP and without a login: for a network that "
+        "only it reaches. Where it is empty, they are not served.",
+    ).tag(config=True)
+
     vos = Dict(
         value_trait=Unicode(),
         key_trait=Unicode(),

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from datetime import UTC, datetime
 from typing import Protocol, assert_never
 
+from replay_build_service import metrics
 from replay_build_service.domain import (
     BuildId,
     EventKind,
@@ -151,6 +152,7 @@ class Starts:
         event = phase_event(Phase.FAILED, sentence)
         if await self._store.move_launch(launch_id, active, LaunchState.FAILED, failure=sentence, event=event):
             log.info("Launch %s failed: %r", launch_id, sentence[:300])
+            metrics.launch_failed()
             self._feed.notify(launch_stream(launch_id))
             launch = await self._store.get_launch(launch_id)
             if launch is not None and launch.image is not None:
@@ -171,6 +173,7 @@ class Starts:
             case ServerStatus.READY:
                 event = phase_event(Phase.READY, server.url + launch.urlpath)
                 if await self._store.move_launch(launch.id, {LaunchState.STARTING}, LaunchState.RUNNING, event=event):
+                    metrics.launch_ready(launch)
                     self._feed.notify(launch_stream(launch.id))
                 return True
             case _:

@@ -322,15 +322,7 @@ class ApiClient:
 
     def events(self, launch_id: str, after: str = "", *, timeout: float = 120) -> Generator[tuple[str, dict[str, Any]]]:
         """Id and data of each event, until the stream ends."""
-        headers = {"Last-Event-ID": after} if after else {}
-        with self.http.stream("GET", f"api/launches/{launch_id}/events", headers=headers, timeout=timeout) as response:
-            assert response.status_code == 200, response.read()
-            event_id = ""
-            for line in response.iter_lines():
-                if line.startswith("id: "):
-                    event_id = line[4:]
-                elif line.startswith("data: "):
-                    yield event_id, json.loads(line[6:])
+        return followed(self.http, launch_id, after, timeout=timeout)
 
     def launch_and_wait(self, repo: Repo | str, **more: Any) -> dict[str, Any]:
         """Launch and follow until it is ready; fails with the reason where it is not."""
@@ -355,6 +347,21 @@ class ApiClient:
         told = self.get(launch_id)["failure"]
         assert told.endswith("."), told
         return told
+
+
+def followed(
+    service: httpx.Client, launch_id: str, after: str = "", *, timeout: float = 120
+) -> Generator[tuple[str, dict[str, Any]]]:
+    """Id and data of each event of a launch, until the stream ends."""
+    headers = {"Last-Event-ID": after} if after else {}
+    with service.stream("GET", f"api/launches/{launch_id}/events", headers=headers, timeout=timeout) as response:
+        assert response.status_code == 200, response.read()
+        event_id = ""
+        for line in response.iter_lines():
+            if line.startswith("id: "):
+                event_id = line[4:]
+            elif line.startswith("data: "):
+                yield event_id, json.loads(line[6:])
 
 
 class Sites:

@@ -88,7 +88,11 @@ async def check_build_pods(settings: ServiceSettings) -> Verdict:
         return _unreachable(reason)
     named = f"Build pods run {settings.builder_image}"
     if not settings.build_push_secret:
-        return ok(f"{named} and push without an account.", "Where the registry wants one, set build_push_secret.")
+        return not_known(
+            f"{named} and push without an account. If the registry lets everybody push, a step of a build can replace images that "
+            "are named by tag.",
+            "Have the registry refuse pushes without an account, and name the Secret with one in build_push_secret.",
+        )
     if unread:
         return not_known(
             f"{named}; the service may not look at {' and '.join(unread)}, as it should be.",

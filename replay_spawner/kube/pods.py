@@ -100,6 +100,7 @@ def refuse_another(pod: Mapping[str, Any], plan: LaunchPlan, name: str) -> None:
         "privileged": not own.get("privileged"),
         "allowPrivilegeEscalation": own.get("allowPrivilegeEscalation") is False,
         "automountServiceAccountToken": spec.get("automountServiceAccountToken") is False,
+        "a mounted token of the service account": not _volumes_of([notebook]) & _with_tokens(spec),
         **{name: not spec.get(name) for name in ("hostNetwork", "hostPID", "hostIPC")},
     }
     if changed := [name for name, is_as_planned in unlike.items() if not is_as_planned]:
@@ -119,6 +120,13 @@ def arguments(plan: LaunchPlan) -> list[str]:
     return [literal(word) for word in plan.command]
 
 
+def resource_traits(plan: ResourcesModel) -> dict[str, float | None]:
+    """KubeSpawner's traits for what the plan says something of: guarantee and limit of memory, of CPU, or of both."""
+    memory = {"mem_guarantee": plan.memory_guarantee, "mem_limit": plan.memory_limit}
+    cpu = {"cpu_guarantee": plan.cpu_guarantee, "cpu_limit": plan.cpu_limit}
+    return {name: value for pair in (memory, cpu) if any(pair.values()) for name, value in pair.items()}
+
+
 def literal(value: str) -> str:
     """A value that Kubernetes leaves as it is: it would replace ``$(NAME)`` in it."""
     return value.replace("$", "$$")
@@ -132,8 +140,11 @@ def _notebook(pod: Manifest) -> Manifest:
 
 
 def _resources(admins: Mapping[str, Any], plan: ResourcesModel) -> V1ResourceRequirements:
-    """The plan's memory, CPU and GPUs; whatever else is asked for or limited stays as the admin has it."""
-    planned = {"memory", "cpu", *([plan.gpus.resource] if plan.gpus else [])}
+    """What the plan says of memory, CPU and GPUs; what it is silent on, and whatever else there is, is as the admin has it."""
+    speaks = {"memory": "mem_limit", "cpu": "cpu_limit"}
+    planned = {name for name, trait in speaks.items() if trait in resource_traits(plan)}
+    if plan.gpus:
+        planned.add(plan.gpus.resource)
     requests = {name: value for name, value in (admins.get("requests") or {}).items() if name not in planned}
     limits = {name: value for name, value in (admins.get("limits") or {}).items() if name not in planned}
     if plan.gpus:
@@ -191,20 +202,24 @@ def _identity(image: ImageModel | None, container: Mapping[str, Any], pod: Mappi
 
 
 def _withhold_volumes(pod: Manifest, notebook: Manifest, settings: SessionSettings, plain: Plain) -> None:
-    """Leave out of the notebook what may hold somebody's data or secrets; what only the notebook had, of the pod too."""
+    """Leave out of the notebook what may hold somebody's data or secrets; what only the notebook had, of the pod too.
+
+    An empty folder that another container has as well is no longer empty when the session sees it.
+    """
     spec = pod.spec
+    others = [one for one in [*spec.containers, *(spec.init_containers or [])] if one is not notebook]
+    used = _volumes_of(plain(others))
     volumes: dict[str, Mapping[str, Any]] = {volume["name"]: volume for volume in plain(spec.volumes) or []}
     patterns = [*settings.kept_volumes, *(["jupyterhub-internal-certs"] if settings.hubs_certificates else [])]
     withheld = {
         name
         for name, volume in volumes.items()
-        if not _is_of_nobody(volume) and not any(fnmatchcase(name, pattern) for pattern in patterns)
+        if not (_is_of_nobody(volume) and not (name in used and _can_be_filled(volume)))
+        and not any(fnmatchcase(name, pattern) for pattern in patterns)
     }
     notebook.volume_mounts = [
         mount for mount in notebook.volume_mounts or [] if plain(mount).get("name") not in withheld
     ]
-    others = [one for one in [*spec.containers, *(spec.init_containers or [])] if one is not notebook]
-    used = _volumes_of(plain(others))
     spec.volumes = [volume for volume in spec.volumes or [] if plain(volume)["name"] not in withheld - used]
 
 
@@ -221,4 +236,20 @@ def _is_of_nobody(volume: Mapping[str, Any]) -> bool:
     if kinds == {"projected"}:
         sources: list[Mapping[str, Any]] = volume["projected"].get("sources") or []
         return all(source.keys() <= _PROJECTED_OF_NOBODY for source in sources)
+    if kinds == {"ephemeral"}:
+        claim: Mapping[str, Any] = (volume["ephemeral"].get("volumeClaimTemplate") or {}).get("spec") or {}
+        return not (claim.get("dataSource") or claim.get("dataSourceRef"))
     return kinds <= _OF_NOBODY
+
+
+def _can_be_filled(volume: Mapping[str, Any]) -> bool:
+    return volume.get("emptyDir") is not None or volume.get("ephemeral") is not None
+
+
+def _with_tokens(spec: Mapping[str, Any]) -> set[str]:
+    """Names of volumes that hold a token for the cluster's API."""
+    return {
+        volume["name"]
+        for volume in spec.get("volumes") or []
+        if any("serviceAccountToken" in source for source in (volume.get("projected") or {}).get("sources") or [])
+    }

@@ -172,15 +172,11 @@ class ReplayKubeSpawner(SessionMixin, FollowingKubeSpawner):  # pyright: ignore[
             raise self._refusal_without_digest(plan)
         if plan.container is not None:
             self._refuse_root(plan.container)
-        resources = plan.resources
         self.override(
             image=plan.location,
             cmd=list(plan.command),
             args=[],
-            mem_guarantee=resources.memory_guarantee,
-            mem_limit=resources.memory_limit,
-            cpu_guarantee=resources.cpu_guarantee,
-            cpu_limit=resources.cpu_limit,
+            **pods.resource_traits(plan.resources),
             # Folders and pages of the admin's image need not be in this one.
             working_dir=None,
             notebook_dir="",

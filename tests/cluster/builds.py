@@ -5,6 +5,7 @@ import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from replay_build_service.domain import BuildId, BuildJob, ImageName, ResolvedRe
 from replay_build_service.links import Repository, RepoSpec
 from replay_build_service.outgoing import OutgoingRules
 from replay_build_service.registry import Images, Registry
+from tests.cluster.accounts import BUILDS, Account
 from tests.cluster.external import AnyCluster
 from tests.cluster.kube import Kube
 from tests.containers.engine import ContainerEngine
@@ -57,6 +59,13 @@ class BuildBench:
         )
         return replace(chosen, **changes)
 
+    @cached_property
+    def kubeconfig(self) -> Path:
+        """Of an account with the rights that the chart gives the service, and no others."""
+        folder = self.folder / "accounts"
+        folder.mkdir()
+        return Account(self.cluster, self.kube, self.namespace, folder).with_rights(BUILDS)
+
     @asynccontextmanager
     async def builder(
         self, *, registry: RegistryServer | None = None, **changes: Any
@@ -64,7 +73,7 @@ class BuildBench:
         """One service's builder; several may be at work on the same pods, one after the other."""
         settings = self.settings(**changes)
         known = (registry or self.registry).settings()
-        async with Cluster(self.namespace, str(self.cluster.kubeconfig)) as cluster, Registry(known) as client:
+        async with Cluster(self.namespace, str(self.kubeconfig)) as cluster, Registry(known) as client:
             recipe = recipe_of("kubernetes", settings.base_image, None, settings.build_arguments)
             yield KubernetesBuilder(settings, recipe, cluster, Images(client, known.host))
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,11 +16,14 @@ from tests.cluster.external import AnyCluster, NotHere, external_cluster
 from tests.cluster.images import push_small_image
 from tests.cluster.kube import Kube
 from tests.cluster.kubernetes import Cluster
+from tests.cluster.release import Release, volume_for
+from tests.cluster.site import ClusterSites
 from tests.containers.engine import ContainerEngine
 from tests.containers.site import BASE_TAG, NOTEBOOK_TAG
 from tests.containers.tools import build_variables, engine_root
 from tests.registry_server import RegistryServer
 from tests.requirements import REQUIRED, ROOT
+from tests.site import Site, Sites
 
 SECONDS = 900
 """For each test here: the first one waits for the cluster, the engine and all images."""
@@ -83,9 +87,10 @@ def small_image(cluster_registry: RegistryServer) -> str:
 
 
 @pytest.fixture(scope="session")
-def cluster_engine(cluster_registry: RegistryServer) -> Iterator[ContainerEngine]:
+def cluster_engine(cluster: AnyCluster, cluster_registry: RegistryServer) -> Iterator[ContainerEngine]:
     """Its socket is for build pods, as a path of their node. The base image is in the registry."""
-    with ContainerEngine(insecure_registries=[cluster_registry.settings().host]) as engine:
+    # All of this machine's registries, by its address.
+    with ContainerEngine(insecure_registries=[f"{cluster.host_address}/32"]) as engine:
         base = f"{cluster_registry.settings().host}/{BASE_TAG}"
         engine.import_base(base)
         pushed(engine, base)
@@ -117,6 +122,63 @@ def cluster_git(cluster: AnyCluster, tmp_path_factory: pytest.TempPathFactory) -
     folder.mkdir()
     with GitServer(folder, host=cluster.host_address, loopback_only=False) as server:
         yield server
+
+
+@pytest.fixture
+def cluster_sites(
+    cluster: AnyCluster, kube: Kube, cluster_engine: ContainerEngine, cluster_registry: RegistryServer, base_image: str,
+    builder_image: str, namespace: Callable[[str], str],
+) -> ClusterSites:  # fmt: skip
+    """Makes sites in two namespaces of the test's."""
+    return ClusterSites(
+        cluster, kube, cluster_engine, cluster_registry, base_image, builder_image, namespace("users"), namespace("builds"),
+        namespace("accounts"),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def start(cluster_sites: ClusterSites, tmp_path: Path) -> Iterator[Callable[..., Site]]:
+    """Starts a site of `cluster_sites`."""
+    with Sites(tmp_path / "sites") as made:
+        yield lambda **more: cluster_sites.start(made.start, tmp_path, **more)
+
+
+@pytest.fixture(scope="session")
+def service_image(cluster_engine: ContainerEngine, cluster_registry: RegistryServer) -> str:
+    """The chart's image of the service, as this checkout makes it, by digest."""
+    host = cluster_registry.settings().host
+    arguments = [f"--build-arg={name}={value}" for name, value in build_variables().items()]
+    cluster_engine.docker(
+        "buildx", "build", "--quiet", f"--tag={host}/replay-service:1", f"--build-arg=BASE={host}/{BASE_TAG}",
+        f"--file={ROOT}/charts/replay/images/Dockerfile", "--target=service", *arguments, str(ROOT),
+    )  # fmt: skip
+    return pushed(cluster_engine, f"{host}/replay-service:1")
+
+
+@pytest.fixture
+def release(cluster: AnyCluster, kube: Kube, namespace: Callable[[str], str]) -> Release:
+    """One that is not installed yet."""
+    return Release(cluster, kube, namespace("chart"))
+
+
+@pytest.fixture
+def volume(release: Release, tmp_path: Path) -> Iterator[None]:
+    """For the service of `release`."""
+    with volume_for(release, tmp_path / "volume"):
+        yield
+
+
+@pytest.fixture
+def values(service_image: str, base_image: str, cluster_registry: RegistryServer) -> dict[str, Any]:
+    """For the engine that the node has."""
+    image = dict(zip(("name", "tag"), service_image.split("@"), strict=True))
+    return {
+        "service": {"image": image, "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}}},
+        "builds": {"image": image, "baseImage": base_image},
+        "registry": {"url": cluster_registry.url},
+        "engine": {"enabled": False},
+        "vos": {"researchers": ""},
+    }
 
 
 def made_notebook_image(engine: ContainerEngine, host: str) -> str:

@@ -5,6 +5,7 @@ import json
 import uuid
 from typing import Any
 
+import httpx
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
@@ -15,20 +16,28 @@ SECONDS = 90
 
 def printed_by_a_cell(client: ApiClient, code: str) -> str:
     """What a cell prints in a new kernel of this person's server. Fails with its error."""
-    return asyncio.run(_run(client, code))
+    return printed_in_a_kernel(_server_of(client), f"token {client.token}", code)
+
+
+def printed_in_a_kernel(server: str, authorization: str, code: str) -> str:
+    """The same, for a server's URL, with a slash at its end."""
+    return asyncio.run(_run(server, authorization, code))
 
 
 def kernel_after(client: ApiClient, code: str) -> str:
     """The state that a kernel tells of itself instead of an answer: ``restarting`` or ``dead``."""
-    return asyncio.run(_run(client, code, expect_end=True))
+    return asyncio.run(_run(_server_of(client), f"token {client.token}", code, expect_end=True))
 
 
-async def _run(client: ApiClient, code: str, *, expect_end: bool = False) -> str:
+def _server_of(client: ApiClient) -> str:
     server = client.site.server(client.person)
     assert server is not None, "there is no server"
-    inside = f"{client.site.url}{server['url']}api/kernels"
-    headers = {"Authorization": f"token {client.token}"}
-    made = client.http.post(inside, json={"name": "python3"})
+    return f"{client.site.url}{server['url']}"
+
+
+async def _run(server: str, authorization: str, code: str, *, expect_end: bool = False) -> str:
+    inside, headers = f"{server}api/kernels", {"Authorization": authorization}
+    made = httpx.post(inside, json={"name": "python3"}, headers=headers, timeout=60)
     assert made.status_code == 201, made.text
     kernel = made.json()["id"]
     url = f"{inside.replace('http', 'ws', 1)}/{kernel}/channels?session_id={uuid.uuid4().hex}"

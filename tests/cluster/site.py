@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from demo.people import ADA, Person
+from tests.cluster.accounts import BUILDS, HUB, Account
 from tests.cluster.external import AnyCluster
 from tests.cluster.kube import Kube
 from tests.containers.engine import ContainerEngine
 from tests.containers.site import repo2docker_configuration
 from tests.containers.tools import build_variables
 from tests.registry_server import RegistryServer
-from tests.site import Site
+from tests.site import Repo, Site
 
 # Pods of this cluster have no service for names, and events would be full of that.
 _CONFIGURATION = """
@@ -35,6 +36,8 @@ class ClusterSites:
     """The namespace of sessions."""
     builds: str
     """The namespace of builds."""
+    accounts: str
+    """The namespace of the account that hub and service have, which are one here."""
 
     def settings(self, folder: Path) -> dict[str, str]:
         """For the reference configuration, without the prefix ``REPLAY_``."""
@@ -60,7 +63,7 @@ class ClusterSites:
         settings: Mapping[str, str] = more.pop("settings", {})
         extra: str = more.pop("extra_config", "")
         # KubeSpawner reads where its cluster is as early as it is imported.
-        environment = {"KUBECONFIG": str(self.cluster.kubeconfig), **more.pop("environment", {})}
+        environment = {"KUBECONFIG": str(self._kubeconfig(folder)), **more.pop("environment", {})}
         return make(
             settings={**self.settings(folder), **settings},
             extra_config=_CONFIGURATION + extra,
@@ -68,6 +71,13 @@ class ClusterSites:
             environment=environment,
             **more,
         )
+
+    def _kubeconfig(self, folder: Path) -> Path:
+        """Of an account with the rights of both, and no others."""
+        accounts = folder / "accounts"
+        accounts.mkdir(exist_ok=True)
+        account = Account(self.cluster, self.kube, self.accounts, accounts)
+        return account.with_rights({}, elsewhere={self.users: HUB, self.builds: BUILDS})
 
     def session_pod(self, site: Site, person: Person = ADA) -> dict[str, Any]:
         """What the cluster says of the pod of a person's session."""
@@ -86,3 +96,8 @@ class ClusterSites:
         """Of sessions and builds there is nothing in the cluster."""
         for namespace in (self.users, self.builds):
             self.kube.wait_until(lambda at=namespace: self.kube.left(at) == [], f"nothing is left in {namespace}")
+
+
+def builds_of(site: Site, repo: Repo) -> list[tuple[str, str]]:
+    """Status and reason of each build of a repository."""
+    return site.rows("SELECT status, coalesce(failure_reason, '') FROM builds WHERE repository = ? ORDER BY created_at", repo.url.removesuffix(".git"))  # fmt: skip

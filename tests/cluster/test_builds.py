@@ -1,8 +1,10 @@
 """Builds as pods: real repo2docker in a real pod, a real engine and registry, and every way in which a pod can end."""
 
 import asyncio
+import base64
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from tests.cluster.external import AnyCluster
 from tests.cluster.kube import Kube
 from tests.containers.builds import lines, log_of
 from tests.containers.engine import ContainerEngine
-from tests.registry_server import RegistryServer
+from tests.registry_server import PASSWORD, USER, Login, RegistryServer
+from tests.site import make_repository
 
 pytestmark = pytest.mark.needs("cluster", "engine", "registry", "git-server")
 
@@ -30,6 +33,13 @@ def bench(
     return BuildBench(
         cluster, kube, cluster_engine, cluster_registry, cluster_git, base_image, builder_image, namespace("builds"), tmp_path
     )  # fmt: skip
+
+
+@pytest.fixture
+def locked_registry(cluster: AnyCluster, tmp_path: Path) -> Iterator[RegistryServer]:
+    """One that nobody may push to without an account."""
+    with RegistryServer(tmp_path / "locked", login=Login.BASIC, host=cluster.host_address) as registry:
+        yield registry
 
 
 async def until_says(build: RunningBuild, text: str, position: int = 0) -> tuple[int, list[str]]:
@@ -118,9 +128,13 @@ class TestWhatIsBuilt:
             assert "root" in said.message
             assert bench.registry.digest(job.image_name.repository, job.image_name.tag) is None
 
-    async def test_the_account_that_pushes_is_a_file_of_the_builder_alone(self, bench: BuildBench, kube: Kube) -> None:
+    async def test_the_account_that_pushes_is_a_file_of_the_builder_alone(
+        self, bench: BuildBench, kube: Kube, locked_registry: RegistryServer
+    ) -> None:
+        bench = replace(bench, registry=locked_registry)
+        account = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
         async with bench.builder(push_secret="push") as builder:
-            bench.push_secret("push", bench.registry.settings().host, "YTpi")
+            bench.push_secret("push", bench.registry.settings().host, account)
             job = bench.job(builder, bench.dockerfile("RUN echo ready; sleep 6; :"))
             build = await builder.start(job)
             position, _ = await until_says(build, "ready")
@@ -131,14 +145,22 @@ class TestWhatIsBuilt:
                 return (await asyncio.to_thread(kube.run_in, *where, *command, container=container)).strip()
 
             assert await said("builder", "stat -L -c '%a %u' /replay/credentials/config.json") == "400 0"
-            everywhere = "grep -rls YTpi /build /replay /tmp /proc/1/environ || echo none"
+            everywhere = f"grep -rls {account} /build /replay /tmp /proc/1/environ || echo none"
             assert "/replay/private/docker/config.json" in await said("builder", everywhere), "what it pushes with"
             assert await said("log", everywhere) == "none"
-            assert "YTpi" not in str(bench.pod(job))
+            assert account not in str(bench.pod(job))
             async for _ in build.follow(position):
                 pass
             assert isinstance(await build.outcome(), RunnableImage)
             await builder.tidy(job)
+
+    async def test_without_the_account_the_registrys_refusal_is_told(
+        self, bench: BuildBench, locked_registry: RegistryServer
+    ) -> None:
+        bench = replace(bench, registry=locked_registry)
+        async with bench.builder() as builder:
+            said, _ = await failure(builder, bench.job(builder, bench.dockerfile("RUN date > /srv/x; :")))
+            assert said.reason is FailureReason.REGISTRY, said
 
 
 class TestTheLog:
@@ -262,17 +284,25 @@ class TestHowPodsEnd:
 
     async def test_evicted_it_starts_again(self, bench: BuildBench) -> None:
         async with bench.builder(repository_limit=1_000_000, output_limit=1_000_000) as builder:
-            job = bench.job(builder, bench.dockerfile("RUN echo ready; sleep 30; :"))
+            # It goes on for as long as the kubelet takes to look at the disk, and no longer.
+            gate = f"gate-{secrets.token_hex(4)}"
+            open_gate = f"until git ls-remote {bench.forge.url.rstrip('/')}/{gate}.git; do sleep 1; done"
+            job = bench.job(builder, bench.dockerfile(f"RUN echo ready; {open_gate}"))
             build = await builder.start(job)
             position, _ = await until_says(build, "ready")
             full = "head -c 40000000 /dev/zero > /build/much"
             await asyncio.to_thread(
                 bench.kube.run_in, bench.namespace, bench.pod_name(job), "sh", "-c", full, container="builder"
             )
+
+            def is_evicted() -> bool:
+                return any(event["reason"] == "Evicted" for event in bench.kube.events(bench.namespace))
+
+            await until(is_evicted, "the pod is evicted", 180)
+            make_repository(bench.forge, bench.folder / gate, gate, {"open": ""})
             async with asyncio.timeout(180):
                 rest = [record.text async for chunk in build.follow(position) for record in chunk.records]
             assert any("Another one starts" in text for text in rest), rest
-            assert any(event["reason"] == "Evicted" for event in bench.kube.events(bench.namespace))
             outcome = await build.outcome()
             assert isinstance(outcome, RunnableImage), (outcome, rest[-30:])
             await builder.tidy(job)

@@ -17,7 +17,11 @@ from tests.site import Site
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, Page
 
-pytestmark = [pytest.mark.needs("browser", "engine", "registry", "proxy", "git-server"), pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.needs("browser", "engine", "registry", "proxy", "git-server"),
+    pytest.mark.timeout(900),
+    pytest.mark.one_hub_version,
+]
 
 BUILD_MS = 400_000
 

@@ -22,7 +22,7 @@ from tests.login_fixtures import Visitor
 from tests.registry_server import RegistryServer
 from tests.requirements import ROOT
 
-pytestmark = [pytest.mark.needs("proxy", "git-server"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.needs("proxy", "git-server"), pytest.mark.timeout(300), pytest.mark.one_hub_version]
 
 PORTS = 6
 

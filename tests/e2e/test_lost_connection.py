@@ -14,7 +14,11 @@ from tests.site import DEAD_SERVICES_ARE_STARTED_SOON, Site
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext
 
-pytestmark = [pytest.mark.needs("browser", "proxy", "git-server"), pytest.mark.timeout(400)]
+pytestmark = [
+    pytest.mark.needs("browser", "proxy", "git-server"),
+    pytest.mark.timeout(400),
+    pytest.mark.one_hub_version,
+]
 
 
 def test_the_page_says_that_the_connection_is_lost_and_goes_on_where_it_was(

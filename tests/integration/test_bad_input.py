@@ -21,7 +21,7 @@ from tests.login_fixtures import Visitor
 from tests.requirements import ROOT
 from tests.site import ApiClient, Site, Sites, stopped
 
-pytestmark = pytest.mark.needs("proxy", "git-server")
+pytestmark = [pytest.mark.needs("proxy", "git-server"), pytest.mark.one_hub_version]
 
 BUILD_SECONDS = 10
 NOBODY = "0" * 32

@@ -14,6 +14,8 @@ from traitlets.config.loader import PyFileConfigLoader
 from replay_build_service.db import shown_url
 from tests.requirements import ROOT
 
+pytestmark = pytest.mark.one_hub_version
+
 SERVICE = {
     "JUPYTERHUB_API_TOKEN": "x",
     "JUPYTERHUB_API_URL": "http://127.0.0.1:9/hub/api",

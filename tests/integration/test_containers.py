@@ -13,7 +13,11 @@ from tests.containers.site import BASE_TAG, NOTEBOOK_TAG, ContainerSites, sessio
 from tests.registry_server import RegistryServer
 from tests.site import DEAD_SERVICES_ARE_STARTED_SOON, ApiClient, Repo, Site
 
-pytestmark = [pytest.mark.needs("engine", "registry", "proxy", "git-server"), pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.needs("engine", "registry", "proxy", "git-server"),
+    pytest.mark.timeout(600),
+    pytest.mark.one_hub_version,
+]
 
 
 def notebook_image(registry: RegistryServer, *lines: str) -> str:

@@ -9,7 +9,11 @@ from tests.integration.test_doctor import environment_of, examine
 from tests.registry_server import RegistryServer
 from tests.site import Site
 
-pytestmark = [pytest.mark.needs("engine", "registry", "proxy", "git-server", "linux"), pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.needs("engine", "registry", "proxy", "git-server", "linux"),
+    pytest.mark.timeout(600),
+    pytest.mark.one_hub_version,
+]
 
 
 def test_one_that_is_well(

@@ -14,7 +14,7 @@ import pytest
 from demo.people import ADA
 from tests.site import DEAD_SERVICES_ARE_STARTED_SOON, ApiClient, Repo, Site, Sites, stopped
 
-pytestmark = pytest.mark.needs("proxy", "git-server")
+pytestmark = [pytest.mark.needs("proxy", "git-server"), pytest.mark.one_hub_version]
 
 SECONDS = 90
 

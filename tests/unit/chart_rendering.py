@@ -62,6 +62,7 @@ EVERYTHING: Mapping[str, Any] = {
         "podAnnotations": {"a": "b"},
         "podLabels": {"team": "research"},
     },
+    "metrics": {"enabled": True, "serviceMonitor": {"enabled": True, "interval": "1m", "labels": {"release": "mine"}}},
     "networkPolicies": {
         "clusterCIDRs": ["203.0.113.0/24", "2001:db8::/32"],
         "registry": {"cidrs": ["10.9.9.9/32"], "ports": [5000]},
@@ -121,15 +122,19 @@ def helm(*arguments: str, values: Mapping[str, Any] = LEAST) -> "subprocess.Comp
     return subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, timeout=60, cwd=ROOT)
 
 
-def render(values: Mapping[str, Any] = LEAST, version: str = "1.37.0") -> list[Document]:
-    """The documents of a release “replay” in the namespace “jupyter”, for a Kubernetes of that version."""
-    return json.loads(_rendered(json.dumps(values, sort_keys=True), version))
+def render(values: Mapping[str, Any] = LEAST, version: str = "1.37.0", *kinds: str) -> list[Document]:
+    """The documents of a release “replay” in the namespace “jupyter”, for a Kubernetes of that version.
+
+    ``kinds``: API versions that it knows beside its own, such as ``monitoring.coreos.com/v1``.
+    """
+    return json.loads(_rendered(json.dumps(values, sort_keys=True), version, kinds))
 
 
 @cache
-def _rendered(values: str, version: str) -> str:
+def _rendered(values: str, version: str, kinds: tuple[str, ...]) -> str:
     done = helm(
         "template", "replay", str(CHART), "--namespace=jupyter", f"--kube-version={version}", "--values=-",
+        *(f"--api-versions={kind}" for kind in kinds),
         values=json.loads(values),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import kubernetes_validate
 import pytest
@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from replay_build_service.builders.detached.failures import CANCELLED, KILLED
 from replay_build_service.builders.docker.instructions import Instructions
 from replay_build_service.builders.kubernetes import places
+from replay_build_service.builders.kubernetes.client import Cluster
 from replay_build_service.builders.kubernetes.pods import build_of, engine_address, is_ours, pod_name, pod_of, selector
 from replay_build_service.builders.kubernetes.routing import node_for, ready_nodes
 from replay_build_service.builders.kubernetes.runner import last_word
 from replay_build_service.builders.kubernetes.settings import KubernetesBuilderSettings
+from replay_build_service.builders.kubernetes.sources import LinesLost, LogText, printed_rest
 from replay_build_service.builders.kubernetes.states import (
     Stage,
     ending_of,
@@ -277,3 +279,63 @@ class TestRouting:
             pod({}, node="d", conditions=ready, deleted=True),
         ]
         assert ready_nodes(engines) == {"a"}
+
+
+class TestTextOfALog:
+    def record(self, text: str) -> bytes:
+        return json.dumps({"kind": "line", "phase": "building", "text": text, "at": 1.0}).encode() + b"\n"
+
+    def test_a_line_without_an_end_is_not_kept_and_what_follows_it_is_read(self) -> None:
+        """The build could reach the file, and may have put a line there that never ends."""
+        text = LogText(0)
+        fed = 0
+        for _ in range(100):
+            assert list(text.feed(b"x" * 100_000)) == []
+            fed += 100_000
+            assert text.pending < 1_000_000
+        last = b"\n" + self.record("after it")
+        assert [one.text for records in text.feed(last) for one in records] == ["after it"]
+        assert text.offset == fed + len(last), "nothing is read twice after a break"
+
+
+class Printed:
+    """The one thing that `printed_rest` asks a cluster: what a node has kept of a container's output."""
+
+    def __init__(self, *parts: bytes) -> None:
+        self._parts = parts
+
+    async def printed(self, name: str, container: str) -> AsyncIterator[bytes]:
+        for part in self._parts:
+            yield part
+
+
+def record_bytes(number: int) -> bytes:
+    told = {"kind": "line", "phase": "building", "text": f"line {number}", "at": 1000.0 + number // 10}
+    return json.dumps(told).encode() + b"\n"
+
+
+class TestWhatTheNodeHasKept:
+    async def rest(self, seen: int, first_kept: int) -> tuple[list[int], bool]:
+        """Of 1,000 lines, seen up to one, kept from one on: those that come, and whether it is told that some are lost."""
+        text = LogText(0)
+        for number in range(seen):
+            list(text.feed(record_bytes(number)))
+        kept = b"".join(record_bytes(number) for number in range(first_kept, 1000))
+        came: list[int] = []
+        try:
+            async for records in printed_rest(cast("Cluster", Printed(kept[:777], kept[777:])), "pod", text):
+                came += [int(one.text.removeprefix("line ")) for one in records]
+        except LinesLost:
+            return came, True
+        return came, False
+
+    async def test_all_of_it(self) -> None:
+        assert await self.rest(seen=0, first_kept=0) == (list(range(1000)), False)
+
+    async def test_goes_on_after_the_last_line_that_was_seen(self) -> None:
+        assert await self.rest(seen=100, first_kept=0) == (list(range(100, 1000)), False)
+        assert await self.rest(seen=900, first_kept=800) == (list(range(900, 1000)), False)
+        assert await self.rest(seen=1000, first_kept=800) == ([], False)
+
+    async def test_lines_that_the_node_threw_away_are_said_to_be_lost_and_the_others_come(self) -> None:
+        assert await self.rest(seen=100, first_kept=800) == (list(range(800, 1000)), True)

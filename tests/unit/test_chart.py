@@ -71,6 +71,22 @@ def test_kinds_that_old_clusters_lack_are_switched(version: str, budget: str, ha
     assert ("pod-security.kubernetes.io/enforce" in labels) == has_pod_security
 
 
+def test_prometheus_is_told_of_the_service_where_the_cluster_knows_how() -> None:
+    """The kind is the Prometheus Operator's own, so Kubernetes' schemas do not hold it; see its API reference."""
+    assert not [one for one in render(EVERYTHING) if one["kind"] == "ServiceMonitor"]
+    documents = render(EVERYTHING, "1.37.0", "monitoring.coreos.com/v1")
+    monitor = one(documents, "ServiceMonitor", "replay")
+    assert monitor["metadata"]["labels"]["release"] == "mine"
+    service = one(documents, "Service", "replay")
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert (endpoint["path"], endpoint["interval"]) == ("/metrics", "1m")
+    ports = {port["name"]: port["targetPort"] for port in service["spec"]["ports"]}
+    (container,) = next(pod for name, pod in pods(documents) if name == "replay")["containers"]
+    inside = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert environment(container)["REPLAY_METRICS_ADDRESS"] == f"0.0.0.0:{inside[ports[endpoint['port']]]}"
+
+
 # ---- values
 
 

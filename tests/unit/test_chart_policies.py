@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from replay_build_service.builders.kubernetes.pods import selector as build_pods
 from replay_build_service.builders.kubernetes.settings import KubernetesBuilderSettings
+from replay_build_service.outgoing import is_public
 from tests.unit.chart_rendering import EVERYTHING, HOSTS_ENGINE, LEAST, Document, merged, one, pods, render
 
 pytestmark = pytest.mark.hub_independent
@@ -95,7 +98,8 @@ SERVICE = Pod(
 ENGINE = Pod({**SERVICE.labels, "app.kubernetes.io/component": "engine"}, "jupyter-builds")
 BUILD = Pod({"app.kubernetes.io/name": "replay", "app.kubernetes.io/component": "replay-build"}, "jupyter-builds")
 
-METADATA = ["169.254.169.254", "100.100.100.200", "fd00:ec2::254"]
+# Of AWS and most others, Alibaba, Azure's host channel, Oracle's older one.
+METADATA = ["169.254.169.254", "100.100.100.200", "fd00:ec2::254", "168.63.129.16", "192.0.0.192"]
 PRIVATE = [
     "10.1.2.3",
     "172.20.0.1",
@@ -124,6 +128,13 @@ def test_strangers_code_reaches_the_internet_and_neither_the_cluster_nor_metadat
     for other in (SERVICE, SESSION, BUILD, ENGINE, OTHER, DNS):
         for port in (80, 443, 8888, 10101):
             assert not permits(documents, pod, "Egress", other, port), other
+
+
+@given(st.ip_addresses(v=4))
+def test_what_the_service_itself_would_not_ask_since_it_is_not_public_is_closed(address: ipaddress.IPv4Address) -> None:
+    documents = render()
+    for pod in STRANGERS.values():
+        assert is_public(str(address)) or not permits(documents, pod, "Egress", Address(str(address)), 443)
 
 
 @pytest.mark.parametrize("pod", [*STRANGERS.values(), SERVICE], ids=[*STRANGERS, "service"])
@@ -156,6 +167,18 @@ def test_the_service_hears_the_hub_and_its_proxy_alone() -> None:
         assert permits(render(), SERVICE, "Ingress", peer, 10101) is is_let_in, peer
     assert not permits(render(), SERVICE, "Ingress", HUB, 22)
     assert not permits(render(), SERVICE, "Ingress", Address("10.1.2.3"), 10101)
+
+
+def test_prometheus_hears_of_metrics_and_of_nothing_else_and_only_where_they_are_on() -> None:
+    prometheus = Pod({"app.kubernetes.io/name": "prometheus"}, "monitoring")
+    assert not permits(render(), SERVICE, "Ingress", prometheus, 10102)
+    documents = render(merged(LEAST, {"metrics": {"enabled": True}}))
+    assert permits(documents, SERVICE, "Ingress", prometheus, 10102)
+    assert not permits(documents, SERVICE, "Ingress", prometheus, 10101)
+    for peer in (HUB, PROXY, SESSION, BUILD, OTHER):
+        assert not permits(documents, SERVICE, "Ingress", peer, 10102), peer
+    nobody = render(merged(LEAST, {"metrics": {"enabled": True, "from": []}}))
+    assert not permits(nobody, SERVICE, "Ingress", prometheus, 10102)
 
 
 def test_the_service_reaches_hub_kubernetes_and_the_repositories_hosts() -> None:

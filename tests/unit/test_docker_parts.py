@@ -22,7 +22,7 @@ from replay_build_service.builders.detached.failures import Unbuildable
 from replay_build_service.builders.detached.log import LogWriter, read_chunk
 from replay_build_service.builders.docker.engine import Engine, EngineFault
 from replay_build_service.builders.docker.instructions import Instructions, command_line, configuration_text
-from replay_build_service.builders.docker.messages import Ending, failure_of
+from replay_build_service.builders.docker.messages import Ending, failure_of, has_lost_the_end
 from replay_build_service.builders.docker.output import Repo2dockerOutput
 from replay_build_service.builders.docker.recipe import pinned_base_image, recipe_of
 from replay_build_service.builders.docker.settings import DockerBuilderSettings
@@ -434,3 +434,29 @@ class TestSettings:
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(UnusableSettings, match="no credentials that can be read for r"):
             credentials_of(tmp_path, "r")
+
+
+class TestTheLostEnd:
+    """What Docker 20.10 and buildx 0.10 printed last where BuildKit's client did not wait for the rest."""
+
+    LAST = (
+        "#7 4.012 line 299998",
+        "ERROR: failed to receive status: rpc error: code = Canceled desc = context canceled",
+    )
+
+    def test_the_client_that_gave_up_is_known_by_its_last_words(self) -> None:
+        assert has_lost_the_end(self.LAST)
+
+    def test_a_step_that_only_prints_them_early_is_a_step_that_failed(self) -> None:
+        assert not has_lost_the_end((self.LAST[1], *(f"#7 5.0 line {number}" for number in range(5))))
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "ERROR: failed to receive status: rpc error: code = Unavailable desc = error reading from server: EOF",
+            "ERROR: failed to solve: Canceled: context canceled",
+            "context canceled",
+        ],
+    )
+    def test_other_ends_are_no_lost_end(self, line: str) -> None:
+        assert not has_lost_the_end((self.LAST[0], line))

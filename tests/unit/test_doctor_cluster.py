@@ -150,7 +150,9 @@ async def test_what_build_pods_are_made_of_is_looked_at_where_it_may_be(
 
 async def test_build_pods_without_an_image_cannot_be(kubeconfig: str) -> None:
     assert (await check_build_pods(in_cluster(kubeconfig))).state is State.FAILED
-    assert (await check_build_pods(in_cluster(kubeconfig, builder_image="b"))).state is State.OK
+    told = await check_build_pods(in_cluster(kubeconfig, builder_image="b"))
+    assert told.state is State.NOT_KNOWN, "whether anybody may push"
+    assert "without an account" in told.remedy
 
 
 def engine_pod(name: str, ready: str, **metadata: str) -> dict[str, Any]:

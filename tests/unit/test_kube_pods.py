@@ -143,6 +143,45 @@ async def test_other_containers_keep_what_the_admin_gives_them() -> None:
     assert spawner.storage_pvc_ensure
 
 
+FILLED = {
+    "an empty folder": {"emptyDir": {}},
+    "a disk for a while": {"ephemeral": {"volumeClaimTemplate": {"spec": {}}}},
+}
+
+
+@pytest.mark.parametrize("kind", FILLED.values(), ids=FILLED)
+async def test_what_another_container_may_have_put_into_a_folder_is_not_the_strangers(kind: dict[str, Any]) -> None:
+    """As a Vault agent or git-sync with a deploy key does, from a Secret that only it has."""
+    agent = [{"name": "agent", "image": "x", "volumeMounts": [{"name": "filled", "mountPath": "/out"}]}]
+    volumes = {"filled": {"name": "filled", **kind}, "own": {"name": "own", **kind}}
+    mounts = [{"name": name, "mountPath": f"/{name}"} for name in volumes]
+    settings: dict[str, Any] = {"volumes": volumes, "volume_mounts": mounts, "init_containers": agent}
+    pod = await spawned(spawner_of(**settings))
+    assert [mount["name"] for mount in notebook(pod)["volumeMounts"]] == ["own"]
+    assert pod["spec"]["initContainers"][0]["volumeMounts"][0]["name"] == "filled"
+    named = spawner_of(**settings)
+    named.replay_session_volumes = ["filled"]
+    assert [mount["name"] for mount in notebook(await spawned(named))["volumeMounts"]] == ["filled", "own"]
+
+
+async def test_a_copy_of_somebodys_disk_is_not_the_strangers() -> None:
+    source = {"kind": "PersistentVolumeClaim", "name": "claim-ada"}
+    copy = {"name": "copy", "ephemeral": {"volumeClaimTemplate": {"spec": {"dataSource": source}}}}
+    pod = await spawned(spawner_of(volumes=[copy], volume_mounts=[{"name": "copy", "mountPath": "/c"}]))
+    assert not notebook(pod).get("volumeMounts")
+
+
+async def test_a_hook_may_not_mount_a_token_of_the_account_by_another_way() -> None:
+    def hook(pod: Any) -> None:
+        token = {"name": "api", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}
+        pod.spec.volumes = [*(pod.spec.volumes or []), token]
+        place = {"name": "api", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}
+        pod.spec.containers[0].volume_mounts = [*(pod.spec.containers[0].volume_mounts or []), place]
+
+    with pytest.raises(NotTheLaunch, match="a mounted token of the service account"):
+        await hooked(hook)
+
+
 async def test_secrets_are_not_in_a_strangers_environment_either() -> None:
     secret = {"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}
     field = {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}

@@ -93,14 +93,19 @@ async def test_a_launch_wins_over_a_profile_that_was_asked_for_with_it(options: 
 @pytest.mark.parametrize(
     ("resources", "requests", "limits"),
     [
-        (ResourcesModel(), {}, {}),
+        (ResourcesModel(), {"memory": 8 * GIB, "cpu": "4"}, {"memory": "64G", "cpu": 8}),
         # Without a word on requests, Kubernetes would reserve the limit.
         (ResourcesModel(memory_limit=GIB, cpu_limit=2.0), {"memory": 0, "cpu": 0}, {"memory": GIB, "cpu": 2.0}),
-        (ResourcesModel(memory_guarantee=GIB), {"memory": GIB}, {}),
-        (ResourcesModel(memory_guarantee=2 * GIB, memory_limit=GIB), {"memory": GIB}, {"memory": GIB}),
+        (ResourcesModel(memory_guarantee=GIB), {"memory": GIB, "cpu": "4"}, {"cpu": 8}),
+        (
+            ResourcesModel(memory_guarantee=2 * GIB, memory_limit=GIB),
+            {"memory": GIB, "cpu": "4"},
+            {"memory": GIB, "cpu": 8},
+        ),
+        (ResourcesModel(cpu_limit=2.0), {"memory": 8 * GIB, "cpu": 0}, {"memory": "64G", "cpu": 2.0}),
     ],
 )
-async def test_memory_and_cpu_are_the_plans_alone(
+async def test_memory_and_cpu_are_the_plans_where_it_says_something_of_them(
     resources: ResourcesModel, requests: dict[str, Any], limits: dict[str, Any]
 ) -> None:
     plan = PLAN.model_copy(update={"resources": resources})

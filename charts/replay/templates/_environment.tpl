@@ -35,6 +35,7 @@
     "REPLAY_BUILD_PUSH_SECRET" .Values.registry.pushSecret
     "REPLAY_BUILD_CA_CONFIG_MAP" .Values.caConfigMap
 -}}
+{{- if .Values.metrics.enabled }}{{ $_ := set $settings "REPLAY_METRICS_ADDRESS" "0.0.0.0:10102" }}{{ end }}
 {{- if .Values.engine.enabled }}
 {{- $_ := set $settings "REPLAY_BUILD_ENGINE_PODS" (printf "app.kubernetes.io/name=replay,app.kubernetes.io/instance=%s,app.kubernetes.io/component=engine" .Release.Name) }}
 {{- end }}

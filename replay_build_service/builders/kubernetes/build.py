@@ -20,7 +20,14 @@ from replay_build_service.builders.detached.terminal_text import plain_text
 from replay_build_service.builders.kubernetes import places, states
 from replay_build_service.builders.kubernetes.client import Cluster, ClusterFault, ClusterRefusal, PodSeen
 from replay_build_service.builders.kubernetes.pods import BUILDER, GRACE_SECONDS
-from replay_build_service.builders.kubernetes.sources import LogEnded, LogText, Sources, printed_rest, rest_of_log
+from replay_build_service.builders.kubernetes.sources import (
+    LinesLost,
+    LogEnded,
+    LogText,
+    Sources,
+    printed_rest,
+    rest_of_log,
+)
 from replay_build_service.builders.kubernetes.states import Ending, Stage
 from replay_build_service.domain import BuildFailure, BuildJob, EventKind, FailureReason, Phase, RunnableImage
 
@@ -235,6 +242,8 @@ class PodBuild:
             log.info("The log of build %s is lost: %s", self.job.build_id, fault.detail)
             if text.offset:
                 yield [self._record("The rest of the log was lost with the build's pod.")]
+        except LinesLost:
+            yield [self._record("Some of the log's lines were lost with the build's pod.")]
 
     async def _complaints(self, pod: Mapping[str, Any]) -> str:
         """The last thing that Kubernetes complained of, as it may stand in a sentence."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from replay_build_service.builders.base import LogRecord
-from replay_build_service.builders.detached.log import parse_records
+from replay_build_service.builders.detached.log import MAX_RECORDS, parse_records
 from replay_build_service.builders.kubernetes import places
 from replay_build_service.builders.kubernetes.client import Cluster, ClusterFault, PodSeen
 from replay_build_service.builders.kubernetes.pods import LOG
@@ -18,6 +18,9 @@ log = logging.getLogger(__name__)
 
 _MOST_WAITING = 32
 """Items of the queue. Whoever reads slowly slows only the follower, and through it the connection."""
+
+_LONGEST_RECORD = 256 * 1024
+"""Bytes. A line that goes on for longer is none of the builder's, and is not kept in memory until it ends."""
 
 _AGAIN_SECONDS = 0.5
 _MOST_FAULTS = 5
@@ -35,12 +38,18 @@ class Broken:
     error: BaseException
 
 
+class LinesLost(Exception):
+    """Some of the log is nowhere any more."""
+
+
 class LogText:
     """Bytes of a log in, whole records out."""
 
     def __init__(self, offset: int) -> None:
         self.offset = offset
         """The byte after the last whole record."""
+        self.last: LogRecord | None = None
+        """The last record that came out of it."""
         self._pending = b""
 
     def feed(self, data: bytes) -> Iterator[list[LogRecord]]:
@@ -49,7 +58,17 @@ class LogText:
         while (parsed := parse_records(self._pending))[1]:
             records, length = parsed
             self._pending, self.offset = self._pending[length:], self.offset + length
+            self.last = records[-1] if records else self.last
             yield records
+        if len(self._pending) > _LONGEST_RECORD:
+            # The build could reach the file. Whatever ends this line is passed over as no record.
+            self.offset += len(self._pending)
+            self._pending = b""
+
+    @property
+    def pending(self) -> int:
+        """Bytes that wait for the end of their line."""
+        return len(self._pending)
 
     def rewind(self) -> None:
         """What comes next begins at ``offset`` again."""
@@ -136,10 +155,24 @@ async def rest_of_log(cluster: Cluster, name: str, text: LogText) -> AsyncIterat
 
 
 async def printed_rest(cluster: Cluster, name: str, text: LogText) -> AsyncIterator[list[LogRecord]]:
-    """The same from what the node has kept of the log container's output, which may have lost lines."""
-    skipped = text.offset
-    text.rewind()
+    """The same from what the node has kept of the log container's output. Raises `ClusterFault`, and `LinesLost` at the end
+    where the node no longer has all that comes after ``text``.
+
+    The node throws the oldest away, so how many bytes were read before does not say where to go on: the last record does.
+    """
+    last, is_found = text.last, text.offset == 0
+    kept, later = LogText(0), list[LogRecord]()
     async for data in cluster.printed(name, LOG):
-        new, skipped = data[skipped:], max(0, skipped - len(data))
-        for records in text.feed(new):
-            yield records
+        for records in kept.feed(data):
+            for record in records:
+                if record == last:
+                    is_found, later = True, []
+                elif last is None or record.at >= last.at:
+                    later.append(record)
+    # After a restart of the service it is not known what the last one was: nothing is told twice then.
+    for start in range(0, 0 if last is None and text.offset else len(later), MAX_RECORDS):
+        batch = later[start : start + MAX_RECORDS]
+        text.offset += len(batch)
+        yield batch
+    if not is_found:
+        raise LinesLost

@@ -105,7 +105,7 @@ class TestWhatIsBuilt:
     async def test_a_step_that_says_very_much_right_before_the_end_makes_its_image(
         self, forge: GitServer, builder: DockerBuilder
     ) -> None:
-        """BuildKit's client gives up on a build that is done while there is still much to be told."""
+        """The more there is to be told at the end, the likelier BuildKit's client gives up; see ``has_lost_the_end``."""
         image, log = await built(builder, job_for(forge, builder, {"Dockerfile": dockerfile("RUN seq 1 1000000; :")}))
         assert await builder.exists(image)
         assert len(lines(log)) > 1000
