@@ -298,9 +298,7 @@ async def test_people_of_an_event_are_exempt_from_limits_of_rates(
 # ages
 
 
-async def test_a_session_that_is_too_old_is_stopped_and_says_so(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_session_that_is_too_old_is_stopped_and_says_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     async with a_house(store, policies=[policy(maximum_age=timedelta(hours=8))]) as house:
         launch = await running(house)
         assert launch.ends_by is not None

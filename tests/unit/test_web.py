@@ -62,8 +62,10 @@ class Asked:
         self.wishes: list[Wish] = []
         self.permissions = SimpleNamespace(is_prepared_for=self.is_prepared_for)
 
+        self.prepared: str | None = None
+
     async def is_prepared_for(self, person: Person, repo: str) -> bool:
-        return False
+        return repo == self.prepared
 
     async def create_now(self, person: Person, wish: Wish) -> None:
         self.wishes.append(wish)
@@ -158,6 +160,13 @@ async def test_a_spawn_that_names_a_repository_counts_as_a_launch_of_its_person(
     assert answer.json()["message"].startswith("Too many requests from you. Try again in ")
     assert len(site.launches.wishes) == 2
     assert (await ask_for_a_plan(service, user="boris")).status_code == 403, "others are not held up"
+
+
+async def test_people_of_a_prepared_event_are_not_told_so(service: httpx.AsyncClient, site: Any) -> None:
+    site.launches.prepared = "gh/o/r/HEAD"
+    answers = [await ask_for_a_plan(service) for _ in range(5)]
+    assert {answer.status_code for answer in answers} == {403}
+    assert (await ask_for_a_plan(service, repo="gh/o/another/HEAD")).status_code == 429
 
 
 async def test_the_person_is_told_that_they_ask_too_often(service: httpx.AsyncClient, tmp_path: Path) -> None:
