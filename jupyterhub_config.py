@@ -12,6 +12,9 @@ Settings come from the environment, all optional but the first two:
     REPLAY_VOS                       EGI Replay's, see below; VO=ENROLMENT-URL, separated by spaces
     REPLAY_POLICIES                                          a file with a policy for each VO, in place of REPLAY_VOS and of the
                                                              memory below; and with its managers: docs/policies.md
+    REPLAY_MEMBERSHIP_SECONDS        300                     so soon a lost VO ends access: docs/access.md
+    REPLAY_MEMBERSHIP_GRACE          3600                    so long a VO is believed that cannot be looked up
+    REPLAY_SCRIPT_AUDIENCES                                  clients whose access tokens scripts may bring, by commas
     REPLAY_ALLOWED_HOSTS             public forges           hosts that repositories may come from, by commas
     REPLAY_EXEMPT_ORIGINS                                    origins asked although private or not HTTPS, by commas
     REPLAY_BUILDER                   venv                    docker: builds and sessions are containers of an engine;
@@ -155,6 +158,9 @@ if is_whole_hub or client_id:
     c.EGICheckinAuthenticator.permitted_vos = vos
     c.EGICheckinAuthenticator.vo_managers = policies.vo_managers if policies else {}
     c.EGICheckinAuthenticator.enable_auth_state = True
+    c.EGICheckinAuthenticator.membership_seconds = float(setting("MEMBERSHIP_SECONDS", "300"))
+    c.EGICheckinAuthenticator.membership_grace = float(setting("MEMBERSHIP_GRACE", "3600"))
+    c.EGICheckinAuthenticator.script_audiences = listed("SCRIPT_AUDIENCES")
 if is_whole_hub:
     try:
         c.CryptKeeper.keys = [kept_secret(state / "auth_state_key")]

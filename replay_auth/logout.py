@@ -37,8 +37,8 @@ class LogoutSettings(HasTraits):
         config=True,
         help="""
         Whether logging out gives the person's tokens back, where the provider lists an address for it (RFC 7009). Until
-        the next login nothing can be asked about the person then: a server that they leave running is treated as
-        if the provider had refused.
+        the next login nothing can be asked about the person then: a server that they leave running goes on
+        for ``membership_grace``.
         """,
     )
 

@@ -18,7 +18,10 @@ from replay_auth.notes import Cause, Doubt
 from replay_auth.refreshing import Standing, Verdict
 
 _MOST_SHOWN = 500
-_CAUSES: Mapping[Cause, str] = {Cause.FAULT: "it does not answer", Cause.LOGIN_NEEDED: "the person has to log in again"}
+_CAUSES: Mapping[Cause, str] = {
+    Cause.FAULT: "There is no answer about this membership.",
+    Cause.LOGIN_NEEDED: "The person has to log in again.",
+}
 
 
 class WatchedMemberships(Protocol):

@@ -301,7 +301,9 @@ class ReplayBuildService(ServiceSettings):
         self, state: Path, store: Store, feed: EventFeed, builds: Builds, launches: Launches, managing: Managing
     ) -> Site:
         base_url = os.environ.get("JUPYTERHUB_SERVICE_PREFIX", "/services/replay/")
-        hub_auth = StatelessHubOAuth(parent=self, base_url=base_url, api_token=self._api_token())
+        hub_auth = StatelessHubOAuth(
+            parent=self, base_url=base_url, api_token=self._api_token(), cache_max_age=self.hub_cache_seconds
+        )
         hub_auth.set_secret(kept_secret(state / "cookie_secret"))
         return Site(
             launches=launches,

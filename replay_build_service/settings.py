@@ -91,6 +91,12 @@ class ServiceSettings(Application):
         config=True
     )
     looks_per_minute = Integer(120, min=1, help="How many links one person may open in a minute.").tag(config=True)
+    hub_cache_seconds = Integer(
+        30,
+        min=1,
+        help="So many seconds are the hub's answers about a person believed. Who has lost access to the hub has it here for so "
+        "much longer at most.",
+    ).tag(config=True)
     builds_at_once = Integer(2, min=1, help="How many builds run at the same time; the others wait.").tag(config=True)
     build_timeout = Float(1800, min=1, help="Seconds that a build may take.").tag(config=True)
     build_output_limit = ByteSpecification(50 * 1024**2, help="How much a build may print.").tag(config=True)

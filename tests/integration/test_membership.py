@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from demo.checkin import CheckinStandIn
 from demo.checkin_controls import Endpoint, Failing
 from demo.people import ADA, CHIARA, DMITRI, Person
 from tests.login_fixtures import Hub, Visitor, provider_and_hub
+from tests.site import ORDINARY_SERVERS, Site
 
 pytestmark = pytest.mark.needs("proxy")
 
@@ -266,7 +267,7 @@ def test_administrators_see_whose_membership_is_in_doubt_and_nobody_else_does(
         page = admin.open("/hub/replay/membership")
         assert page.status_code == 200
         assert ADA.voperson_id in page.text
-        assert "it does not answer" in page.text
+        assert "There is no answer about this membership" in page.text
         assert "script" not in page.text
     assert visitor.open("/hub/replay/membership").status_code == 403
     assert ask_with(hub, token_of(hub, ADA), "/replay/membership").status_code == 403
@@ -330,3 +331,25 @@ def kept_of_the_watch(hub: Hub) -> dict[str, int]:
             table: database.execute(f"SELECT count(*) FROM {table} WHERE {column} = 'replay-membership'").fetchone()[0]
             for table, column in columns.items()
         }
+
+
+def test_replay_knows_nobody_any_more_whose_membership_is_lost(new_site: Callable[..., Site], tmp_path: Path) -> None:
+    cache_seconds = 2
+    more = tmp_path / "more"
+    more.mkdir()
+    # Read by the hub and by the service.
+    (more / "cache.py").write_text(f"c.ReplayBuildService.hub_cache_seconds = {cache_seconds}\n")
+    site = new_site(
+        settings={"MEMBERSHIP_SECONDS": str(BOUND), "EXTRA_CONFIG": str(more)}, extra_config=ORDINARY_SERVERS
+    )
+    client = site.client(ADA)
+    assert client.http.get(f"api/launches/{'0' * 32}").status_code == 404, "known, and asks for a launch that is none"
+    assert site.ask_for_server(ADA).status_code in {201, 202}
+    until(lambda: (site.server(ADA) or {}).get("ready"), 60)
+    server = site.server(ADA)
+    assert server
+    session = psutil.Process(server["state"]["pid"])
+    # From here on nobody opens a page or asks the hub or the service.
+    site.checkin.set_entitlements(ADA)
+    until(lambda: not session.is_running() or session.status() == psutil.STATUS_ZOMBIE, BOUND)
+    until(lambda: client.http.get(f"api/launches/{'0' * 32}").status_code in {401, 403}, cache_seconds + 1)

@@ -304,7 +304,7 @@ c.EGICheckinAuthenticator.scripts_per_minute_of_address = 7
         bought = [buy(hub, bring(checkin, CHIARA)) for _ in range(2)]
         assert [answer.status_code for answer in bought] == [201, 201]
         user = hub.user(CHIARA).json()
-        assert user["groups"] == ["vo.access.egi.eu", "vo.notebooks.egi.eu"]
+        assert sorted(user["groups"]) == ["vo.access.egi.eu", "vo.notebooks.egi.eu"]
         assert "refresh_token" not in user["auth_state"]
         started = ask(hub, bought[0].json()["token"], f"users/{CHIARA.voperson_id}/server", "POST")
         assert started.status_code in {201, 202}, started.text
