@@ -23,7 +23,9 @@ endif
 
 # A file's tests stay together: they share a site. The files go out in their order, the long ones first.
 WORKERS ?= 2
-PYTEST := -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore=tests/cluster
+PYTEST = -m pytest $(FAILED) --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore=tests/cluster
+# Which tests have failed is kept for each of the suites. AGAIN=1 runs those alone.
+FAILED = -o cache_dir=.pytest_cache/$@ $(if $(AGAIN),--last-failed --last-failed-no-failures=none)
 
 .PHONY: demo test test-hub6 test-hub55 test-cluster test-quick lint bench clean screenshots
 
@@ -42,7 +44,7 @@ test-hub55: $(STAMPS)/hub55 $(STAMPS)/pages
 # On a Kubernetes of its own, one test after the other. The first time, that is compiled, which takes minutes.
 test-cluster: $(STAMPS)/test $(STAMPS)/pages
 	$(BIN)/python -m tests.cluster --prepare
-	$(BIN)/python -m pytest tests/cluster
+	$(BIN)/python -m pytest $(FAILED) tests/cluster
 
 # Without the checks and the browser, for the time in between.
 test-quick: $(STAMPS)/test $(STAMPS)/pages
