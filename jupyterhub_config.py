@@ -24,6 +24,8 @@ Settings come from the environment, all optional but the first two:
     REPLAY_BUILD_ENVIRONMENT                                 names of variables handed to builds, by commas
     REPLAY_MEM_GUARANTEE             2G                      of each session
     REPLAY_MEM_LIMIT                 4G                      of each session
+    REPLAY_CPU_GUARANTEE                                     cores of each session, such as 0.5
+    REPLAY_CPU_LIMIT                                         cores of each session
     REPLAY_IDLE_SECONDS              3600                    a session without activity is stopped after that
     REPLAY_ORDINARY_SERVERS          1                       0: the hub starts servers from links only
     REPLAY_KEEP_SERVERS              1                       0: sessions and builds end with the hub
@@ -253,6 +255,9 @@ c.ReplayBuildService.vos = vos
 c.ReplayBuildService.policy_file = policy_file
 c.ReplayBuildService.mem_guarantee = setting("MEM_GUARANTEE", "2G")
 c.ReplayBuildService.mem_limit = setting("MEM_LIMIT", "4G")
+for name in ("cpu_guarantee", "cpu_limit"):
+    if cores := setting(name.upper()):
+        setattr(c.ReplayBuildService, name, float(cores))
 if hosts := listed("ALLOWED_HOSTS"):
     c.ReplayBuildService.allowed_hosts = hosts
 c.ReplayBuildService.exempt_origins = listed("EXEMPT_ORIGINS")

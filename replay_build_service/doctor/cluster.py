@@ -56,7 +56,14 @@ async def check_rights(settings: ServiceSettings) -> Verdict:
             answers = await asyncio.gather(*(_may(connection, resource, verb) for resource, verb in asked))
             missing = [f"{verb} {resource}" for (resource, verb), may in zip(asked, answers, strict=True) if not may]
             if not missing:
-                return ok(f"The service may do in the namespace {connection.namespace} what builds take.")
+                may = f"The service may do in the namespace {connection.namespace} what builds take"
+                if connection.namespace == await asyncio.to_thread(own_namespace):
+                    return ok(
+                        f"{may}. That is its own namespace: who takes the service over can mount every Secret that is there, and "
+                        "run programs in every pod, the hub's too where it is there.",
+                        "Give builds a namespace of their own and name it in build_namespace; the chart does.",
+                    )
+                return ok(f"{may}.")
             return failed(
                 f"The service's account may not, in the namespace {connection.namespace}: {', '.join(missing)}.",
                 "The chart's Role has these rights (helm upgrade restores it); else add them to the Role that is bound to the "

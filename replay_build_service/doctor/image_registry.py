@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
@@ -32,6 +32,8 @@ _ANSWER_SECONDS = 4.0
 _MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 _CONFIGURATION = "application/vnd.docker.container.image.v1+json"
 _LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+_LAYER_CONTENT = gzip.compress(bytes(1024), mtime=0)
+"""The end of an archive that holds nothing."""
 _REFUSALS = frozenset({"401", "401, insufficient_scope", "403"})
 
 
@@ -139,12 +141,29 @@ async def _tried(registry: Registry, place: _Place, *, in_cluster: bool, setting
             f"What was pushed to {place.name} could not be pulled{_detail(fault)}: {fault}",
             "Let the account pull there; see the registry's storage and log.",
         )
-    return await _deleted(registry, place, digest, whose)
+    verdict = await _deleted(registry, place, digest, whose)
+    if in_cluster and await _anybody_may_push(place):
+        # Whether steps get there is for the network to say.
+        return not_known(
+            f"The registry {place.settings.host} takes pushes without an account. If steps of builds reach it, a stranger's can "
+            "replace images that are named by tag: the builder's, the service's, the hub's.",
+            "Have the registry refuse pushes without an account, and name the images of builder, service and hub by digest.",
+        )
+    return verdict
+
+
+async def _anybody_may_push(place: _Place) -> bool:
+    """Whether a part of the trial is taken from who says nothing of themselves. No answer is no yes."""
+    async with Registry(replace(place.settings, username=None, password=None)) as anybody:
+        try:
+            await anybody.push_blob(place.repository, _LAYER_CONTENT)
+        except RegistryFault:
+            return False
+    return True
 
 
 async def _push(registry: Registry, repository: str) -> str:
     """An image of its own, so that neither an earlier trial nor one at the same time is taken for it."""
-    layer = gzip.compress(bytes(1024), mtime=0)  # The end of an archive that holds nothing.
     configuration = json.dumps(
         {
             "architecture": "amd64",
@@ -155,7 +174,7 @@ async def _push(registry: Registry, repository: str) -> str:
     ).encode()
     parts = [
         {"mediaType": kind, "digest": await registry.push_blob(repository, content), "size": len(content)}
-        for kind, content in ((_CONFIGURATION, configuration), (_LAYER, layer))
+        for kind, content in ((_CONFIGURATION, configuration), (_LAYER, _LAYER_CONTENT))
     ]
     manifest = {"schemaVersion": 2, "mediaType": _MANIFEST, "config": parts[0], "layers": parts[1:]}
     return await registry.push_manifest(repository, TRIAL_TAG, json.dumps(manifest).encode(), _MANIFEST)

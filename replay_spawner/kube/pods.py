@@ -124,7 +124,7 @@ def resource_traits(plan: ResourcesModel) -> dict[str, float | None]:
     """KubeSpawner's traits for what the plan says something of: guarantee and limit of memory, of CPU, or of both."""
     memory = {"mem_guarantee": plan.memory_guarantee, "mem_limit": plan.memory_limit}
     cpu = {"cpu_guarantee": plan.cpu_guarantee, "cpu_limit": plan.cpu_limit}
-    return {name: value for pair in (memory, cpu) if any(pair.values()) for name, value in pair.items()}
+    return {name: value for pair in (memory, cpu) if set(pair.values()) != {None} for name, value in pair.items()}
 
 
 def literal(value: str) -> str:

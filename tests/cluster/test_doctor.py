@@ -59,7 +59,8 @@ def test_an_account_with_all_rights_and_a_registry_is_well(account: Account, clu
     assert account.namespace in found["rights"].message
     assert found["build pods"].state is State.NOT_KNOWN, "whether anybody may push is not asked"
     assert found["engine"].state is State.NOT_USED
-    assert found["registry"].state is State.OK, found["registry"]
+    assert found["registry"].state is State.NOT_KNOWN, found["registry"]
+    assert "without an account" in found["registry"].message, "it takes pushes from anybody"
 
 
 @pytest.mark.parametrize(("resource", "verb"), [(name, verb) for name, verbs in RIGHTS.items() for verb in verbs])

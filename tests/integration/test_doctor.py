@@ -313,6 +313,17 @@ class TestRegistry:
         assert verdict.state is state, told(verdict)
         assert words in verdict.message
 
+    @pytest.mark.parametrize("login", [Login.ANONYMOUS, Login.BASIC])
+    async def test_one_that_takes_pushes_from_anybody_is_doubted_where_images_of_pods_lie_there(
+        self, tmp_path: Path, login: Login
+    ) -> None:
+        with RegistryServer(tmp_path, login=login) as registry:
+            verdict = await check_registry(registry_deployment(tmp_path, registry, builder="kubernetes"))
+        if login is Login.ANONYMOUS:
+            assert (verdict.state, "refuse pushes without an account" in verdict.remedy) == (State.NOT_KNOWN, True)
+        else:
+            assert verdict.state is State.OK, told(verdict)
+
     async def test_one_that_deletes_nothing_will_do(self, tmp_path: Path) -> None:
         with RegistryServer(tmp_path, deletes=False) as registry:
             verdict = await check_registry(registry_deployment(tmp_path, registry))

@@ -29,6 +29,7 @@ EVERYTHING: Mapping[str, Any] = {
     "caConfigMap": "site-authorities",
     "hub": {"url": "https://hub.example.org"},
     "vos": {"vo.example.org": "https://enrol.example.org", "students": ""},
+    "sessions": {"memory": {"guarantee": "1G", "limit": "3G"}, "cpu": {"guarantee": 0.5, "limit": 2}},
     "repositories": {"allowedHosts": ["github.com", "*.example.org"], "exemptOrigins": ["http://10.0.0.1:3000"]},
     "registry": {"url": "https://registry.example.org/replay", "secret": "pull-account", "pushSecret": "push"},
     "service": {
@@ -48,6 +49,7 @@ EVERYTHING: Mapping[str, Any] = {
     },
     "builds": {
         "namespace": "replay-builds",
+        "allowReleaseNamespace": True,
         "image": {"name": "registry.example.org/replay-builder", "tag": f"sha256:{'a' * 64}"},
         "baseImage": f"debian@sha256:{'b' * 64}",
         "repo2dockerConfig": "c.Repo2Docker.base_image = 'debian'\n",
@@ -78,7 +80,7 @@ EVERYTHING: Mapping[str, Any] = {
 HOSTS_ENGINE: Mapping[str, Any] = {
     **LEAST,
     "engine": {"enabled": False, "hostData": "/var/lib/docker"},
-    "builds": {**LEAST["builds"], "namespace": "jupyter", "createNamespace": False},
+    "builds": {**LEAST["builds"], "namespace": "jupyter", "allowReleaseNamespace": True, "createNamespace": False},
     "service": {
         **LEAST["service"],
         "serviceAccount": {"create": False, "name": "mine"},

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import replace
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import kubernetes_validate
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 from replay_build_service.builders.detached.failures import CANCELLED, KILLED
 from replay_build_service.builders.docker.instructions import Instructions
 from replay_build_service.builders.kubernetes import places
-from replay_build_service.builders.kubernetes.client import Cluster
+from replay_build_service.builders.kubernetes.build import PodBuild
+from replay_build_service.builders.kubernetes.client import Cluster, PodSeen
 from replay_build_service.builders.kubernetes.pods import build_of, engine_address, is_ours, pod_name, pod_of, selector
 from replay_build_service.builders.kubernetes.routing import node_for, ready_nodes
 from replay_build_service.builders.kubernetes.runner import last_word
@@ -36,6 +38,7 @@ from replay_build_service.domain import (
     FailureReason,
     ImageName,
     ResolvedRef,
+    RunnableImage,
 )
 from replay_build_service.links import Repository, RepoSpec
 from tests.unit.test_docker_parts import JOB as INSTRUCTIONS
@@ -296,6 +299,59 @@ class TestTextOfALog:
         last = b"\n" + self.record("after it")
         assert [one.text for records in text.feed(last) for one in records] == ["after it"]
         assert text.offset == fed + len(last), "nothing is read twice after a break"
+
+
+class Scribbled:
+    """What a build asks a cluster, where the log of its pod never ends."""
+
+    def __init__(self, chunk: bytes) -> None:
+        self._chunk = chunk
+        self.pod = pod({"running": {}}) | {
+            "metadata": pod()["metadata"] | {"creationTimestamp": "2999-01-01T00:00:00Z"}
+        }
+        self.deleted: list[str] = []
+        self.read = 0
+
+    async def watch_pod(self, name: str) -> AsyncIterator[PodSeen]:
+        yield PodSeen(self.pod, False)
+
+    async def execute(self, name: str, container: str, command: Sequence[str]) -> AsyncIterator[bytes]:
+        while True:
+            self.read += len(self._chunk)
+            yield self._chunk
+
+    async def delete_pod(self, name: str, uid: str, grace: int) -> None:
+        self.deleted.append(uid)
+
+
+@dataclass
+class Maker:
+    cluster: Cluster
+    output_limit: int = 1_000_000
+    pod_wait: float = 60
+    time_limit: float = 60
+    deadline: float = 180
+
+    async def make_pod(self, job: BuildJob, attempt: int) -> Mapping[str, Any] | None:
+        raise AssertionError("the pod is there")
+
+    async def outcome(self, job: BuildJob, digest: str) -> RunnableImage | BuildFailure:
+        raise AssertionError(f"there is none: {digest}")
+
+
+async def test_a_log_without_end_ends_the_build_and_not_the_service() -> None:
+    """The runner keeps to the limit on output; whoever has taken its pod over need not."""
+    scribbled = Scribbled(TestTextOfALog().record("x" * 60_000))
+    build = PodBuild(Maker(cast("Cluster", scribbled)), JOB, "pod", scribbled.pod)
+    told = 0
+    async with asyncio.timeout(20):
+        async for chunk in build.follow(0):
+            told += sum(len(one.text) for one in chunk.records)
+    failure = await build.outcome()
+    assert isinstance(failure, BuildFailure)
+    assert (failure.reason, "more than 1 MB" in failure.message) == (FailureReason.OUTPUT_LIMIT, True)
+    assert told <= 4_000_000
+    assert scribbled.deleted == ["u"]
 
 
 class Printed:

@@ -135,6 +135,8 @@ def test_every_value_is_described_and_has_a_default_and_there_are_no_others() ->
             {"builds": {"image": {"name": ""}}},
             "builds.image.name: name the image that charts/replay/images/Dockerfile makes (target builder)",
         ),
+        ({"builds": {"namespace": "default"}}, "so it would reach the hub's Secrets"),  # helm's own namespace
+        ({"sessions": {"cpu": {"limit": "2"}}}, "sessions.cpu.limit: Invalid type"),
         ({"builds": {"image": {"tag": ""}}}, "builds.image.tag: a tag, or best a digest, sha256:…"),
         ({"service": {"extraConfig": {"../up": "x"}}}, "service.extraConfig"),
     ],
@@ -178,6 +180,9 @@ def test_it_is_told_the_values() -> None:
         "REPLAY_HUB": "zero-to-jupyterhub",
         "REPLAY_URL": "https://hub.example.org",
         "REPLAY_VOS": "students= vo.example.org=https://enrol.example.org",
+        "REPLAY_MEM_LIMIT": "3G",
+        "REPLAY_CPU_GUARANTEE": "0.5",
+        "REPLAY_CPU_LIMIT": "2",
         "REPLAY_ALLOWED_HOSTS": "github.com,*.example.org",
         "REPLAY_REGISTRY": "https://registry.example.org/replay",
         "REPLAY_BUILD_PUSH_SECRET": "push",
@@ -197,6 +202,7 @@ def test_it_is_told_the_values() -> None:
     assert hosts["REPLAY_BUILD_ENGINE_SOCKET"] == "/var/run/docker.sock"
     assert hosts["REPLAY_BUILD_ENGINE_DATA"] == "/var/lib/docker"
     assert "REPLAY_BUILD_ENGINE_PODS" not in hosts
+    assert not {"REPLAY_CPU_GUARANTEE", "REPLAY_CPU_LIMIT"} & hosts.keys()
 
 
 def test_all_that_it_is_told_is_known_to_the_configuration() -> None:

@@ -48,6 +48,21 @@ def test_its_commands_name_files_and_objects_that_are_there() -> None:
     assert removed == {values["registry"]["secret"]}  # the other one goes with its namespace
 
 
+def test_each_command_of_it_is_in_its_table_of_what_was_run_and_what_was_not() -> None:
+    text, _, table = PAGE.partition("## What was run, and what was not")
+    in_text = [shlex.split(code) for code in re.findall(r"`((?:helm|kubectl|docker|make) [^`]+)`", text)]
+    named = {found.strip() for found in re.findall(r"`((?:helm|kubectl|docker|make) [^`]+)`", table)}
+    named |= {"helm install", "helm uninstall"}  # with `helm upgrade`, in one cell
+    said = [
+        command
+        for command in [*commands(), *in_text]
+        if command and command[0] in {"helm", "kubectl", "docker", "make"}
+    ]
+    assert len(said) > 15
+    for command in said:
+        assert any(command[: len(words)] == words for words in map(str.split, named)), command
+
+
 def test_its_login_is_by_variables_that_the_configuration_knows() -> None:
     _, login, _ = (yaml.safe_load(block) for block in blocks("yaml"))
     head = (ROOT / "jupyterhub_config.py").read_text().split('"""')[1]

@@ -239,6 +239,8 @@ def test_the_service_reads_the_values_from_the_same_file(monkeypatch: pytest.Mon
     assert known.build_node_selector == {"pool": "builds"}
     assert known.build_resources["limits"] == {"memory": "1Gi"}
     assert known.build_pod_wait == 300
+    assert (known.mem_guarantee, known.mem_limit) == (1024**3, 3 * 1024**3)
+    assert (known.cpu_guarantee, known.cpu_limit) == (0.5, 2.0)
     assert known.build_push_secret == "push"
     assert known.build_engine_socket == "/run/replay-engine/docker.sock"
     assert known.vos == EVERYTHING["vos"]
@@ -258,3 +260,5 @@ def test_without_a_url_links_are_as_peoples_requests_say(monkeypatch: pytest.Mon
         monkeypatch.setenv(name, value)
     config = PyFileConfigLoader("jupyterhub_config.py", path=str(ROOT)).load_config()
     assert config.ReplayBuildService.public_url == ""
+    # So the hub's own limit of CPU holds for sessions.
+    assert not {"cpu_guarantee", "cpu_limit"} & set(config.ReplayBuildService)

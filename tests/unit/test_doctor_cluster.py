@@ -72,6 +72,18 @@ async def test_an_account_with_every_right_may_build(kmock: kmocks.RawHandler, k
     assert (verdict.state, "namespace builds" in verdict.message) == (State.OK, True)
 
 
+@pytest.mark.parametrize(("own", "is_told"), [("builds\n", True), ("jupyter\n", False)])
+async def test_builds_in_the_services_own_namespace_are_told(
+    kmock: kmocks.RawHandler, kubeconfig: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, is_told: bool
+) -> None:
+    (tmp_path / "namespace").write_text(own)
+    monkeypatch.setattr("replay_build_service.builders.kubernetes.client._NAMESPACE_FILE", tmp_path / "namespace")
+    kmock[REVIEWS] << review(set())
+    verdict = await check_rights(in_cluster(kubeconfig))
+    assert verdict.state is State.OK
+    assert ("its own namespace" in verdict.message, "build_namespace" in verdict.remedy) == (is_told, is_told)
+
+
 @pytest.mark.parametrize(
     ("answer", "words"), [(401, "401"), (403, "does not say"), (503, "503"), (b"<html>", "makes no sense")]
 )

@@ -16,6 +16,8 @@
     "REPLAY_EXTRA_CONFIG" "/etc/replay/extra"
     "REPLAY_MEM_GUARANTEE" .Values.sessions.memory.guarantee
     "REPLAY_MEM_LIMIT" .Values.sessions.memory.limit
+    "REPLAY_CPU_GUARANTEE" .Values.sessions.cpu.guarantee
+    "REPLAY_CPU_LIMIT" .Values.sessions.cpu.limit
     "REPLAY_ALLOWED_HOSTS" (join "," .Values.repositories.allowedHosts)
     "REPLAY_EXEMPT_ORIGINS" (join "," .Values.repositories.exemptOrigins)
     "REPLAY_BUILDER" "kubernetes"

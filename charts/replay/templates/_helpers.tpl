@@ -44,7 +44,11 @@ imagePullSecrets:
 {{- end -}}
 
 {{- define "replay.buildNamespace" -}}
-{{ default (printf "%s-builds" .Release.Namespace) .Values.builds.namespace }}
+{{- $name := default (printf "%s-builds" .Release.Namespace) .Values.builds.namespace -}}
+{{- if and (eq $name .Release.Namespace) (not .Values.builds.allowReleaseNamespace) -}}
+{{- fail "builds.namespace: the service may make pods there and run programs in them, so it would reach the hub's Secrets. Leave it empty or name another one; or accept that with builds.allowReleaseNamespace." -}}
+{{- end -}}
+{{ $name }}
 {{- end -}}
 
 {{- define "replay.serviceAccountName" -}}

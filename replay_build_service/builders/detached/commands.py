@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from replay_build_service.builders.detached.failures import Unbuildable, size
+from replay_build_service.builders.detached.failures import Unbuildable, output_limit_failure
 from replay_build_service.builders.detached.log import LogWriter
 from replay_build_service.builders.detached.processes import end_descendants
 from replay_build_service.builders.detached.terminal_text import LineSplitter
-from replay_build_service.domain import FailureReason
 
 _KEPT_LINES = 200
 """The last lines of a program, from which the reason of its failure is made."""
@@ -111,11 +110,8 @@ class BuildCommands:
                 await self._has_ended.wait()
                 end_descendants()  # Whoever is left holds the pipe open.
             if not reading.result():
-                raise Unbuildable(
-                    FailureReason.OUTPUT_LIMIT,
-                    f"The build printed more than {size(self._output_limit)}, which is the limit here. "
-                    "Make its programs say less.",
-                )
+                failure = output_limit_failure(self._output_limit)
+                raise Unbuildable(failure.reason, failure.message)
             return CommandResult(process.returncode, tuple(last_lines))
         finally:
             loop.remove_signal_handler(signal.SIGCHLD)

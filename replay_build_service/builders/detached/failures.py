@@ -33,6 +33,14 @@ def time_limit_failure(seconds: float) -> BuildFailure:
     )
 
 
+def output_limit_failure(limit: int) -> BuildFailure:
+    """The failure of a build that printed more bytes than it may."""
+    return BuildFailure(
+        FailureReason.OUTPUT_LIMIT,
+        f"The build printed more than {size(limit)}, which is the limit here. Make its programs say less.",
+    )
+
+
 def disk_failure(error: OSError) -> BuildFailure:
     """The failure of a build whose files could not be read or written."""
     where = f" ({Path(os.fsdecode(error.filename)).name})" if error.filename else ""

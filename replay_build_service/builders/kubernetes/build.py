@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from replay_build_service.builders.base import LogChunk, LogRecord
-from replay_build_service.builders.detached.failures import CANCELLED, INTERNAL
+from replay_build_service.builders.detached.failures import CANCELLED, INTERNAL, output_limit_failure
 from replay_build_service.builders.detached.terminal_text import plain_text
 from replay_build_service.builders.kubernetes import places, states
 from replay_build_service.builders.kubernetes.client import Cluster, ClusterFault, ClusterRefusal, PodSeen
@@ -24,6 +24,7 @@ from replay_build_service.builders.kubernetes.sources import (
     LinesLost,
     LogEnded,
     LogText,
+    LogTooLong,
     Sources,
     printed_rest,
     rest_of_log,
@@ -42,6 +43,9 @@ LOOK_SECONDS = 2.0
 _CANCEL_SECONDS = 6.0
 _LATE_SECONDS = 60.0
 _OFFSET_BITS = 32
+_MORE_THAN_OUTPUT = 1024**2
+"""Bytes of a log that are no output: its phases, and what was read before the runner saw its limit."""
+
 _MUCH = 300
 
 _NO_ROOM = BuildFailure(
@@ -60,6 +64,11 @@ class PodMaker(Protocol):
     def pod_wait(self) -> float: ...
     @property
     def time_limit(self) -> float: ...
+    @property
+    def output_limit(self) -> int:
+        """Bytes, which the runner keeps to."""
+        ...
+
     @property
     def deadline(self) -> float:
         """Seconds after which Kubernetes ends a pod."""
@@ -158,12 +167,20 @@ class PodBuild:
             await asyncio.sleep(LOOK_SECONDS)
         self.pod, self.attempt = pod, states.attempt_of(pod)
         generation = _generation(pod) << _OFFSET_BITS
-        text = LogText(position - generation if generation <= position < generation + 2**_OFFSET_BITS else 0)
+        offset = position - generation if generation <= position < generation + 2**_OFFSET_BITS else 0
+        # The build could reach the file: whoever writes there what the runner never would does not fill the database.
+        text = LogText(offset, 2 * self.maker.output_limit + _MORE_THAN_OUTPUT)
         sources = Sources(self.maker.cluster, self.name)
         try:
             async for records in self._records(pod, sources, text):
                 # Before its log has anything, what is told of a pod is no part of it.
                 yield LogChunk(records, generation + text.offset if text.offset else position)
+        except LogTooLong:
+            log.warning(
+                "The log of build %s is longer than its runner lets it be: the build is ended", self.job.build_id
+            )
+            self._ending = Ending(output_limit_failure(self.maker.output_limit))
+            await self._delete()
         finally:
             await sources.close()
 

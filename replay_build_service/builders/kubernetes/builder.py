@@ -65,6 +65,10 @@ class KubernetesBuilder:
         return self.settings.time_limit
 
     @property
+    def output_limit(self) -> int:
+        return self.settings.output_limit
+
+    @property
     def deadline(self) -> float:
         return deadline(self.settings)
 

@@ -38,6 +38,10 @@ class Broken:
     error: BaseException
 
 
+class LogTooLong(Exception):
+    """There is more of the log than a runner that keeps to its limit can have written."""
+
+
 class LinesLost(Exception):
     """Some of the log is nowhere any more."""
 
@@ -45,7 +49,9 @@ class LinesLost(Exception):
 class LogText:
     """Bytes of a log in, whole records out."""
 
-    def __init__(self, offset: int) -> None:
+    def __init__(self, offset: int, most: int | None = None) -> None:
+        self._most = most
+        """Bytes of a log that is still one."""
         self.offset = offset
         """The byte after the last whole record."""
         self.last: LogRecord | None = None
@@ -53,7 +59,9 @@ class LogText:
         self._pending = b""
 
     def feed(self, data: bytes) -> Iterator[list[LogRecord]]:
-        """The records that these bytes complete; what is yielded is what ``offset`` counts."""
+        """The records that these bytes complete; what is yielded is what ``offset`` counts. Raises `LogTooLong`."""
+        if self._most is not None and self.offset + len(self._pending) + len(data) > self._most:
+            raise LogTooLong
         self._pending += data
         while (parsed := parse_records(self._pending))[1]:
             records, length = parsed
