@@ -71,10 +71,11 @@ class ServerStopper:
     stays.
     """
 
-    def __init__(self, app: HubApp) -> None:
+    def __init__(self, app: HubApp, *, at_once: int) -> None:
         self._app = app
         self._token: _Token | None = None
-        self._client = AsyncHTTPClient(force_instance=True)
+        # With fewer connections, some would wait for one and be taken for a hub that does not answer.
+        self._client = AsyncHTTPClient(force_instance=True, max_clients=at_once)
 
     def close(self) -> None:
         """Give the connections back."""

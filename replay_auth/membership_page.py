@@ -38,6 +38,9 @@ class WatchedMemberships(Protocol):
     @property
     def people_watched(self) -> int: ...
 
+    @property
+    def seconds_late(self) -> float: ...
+
 
 class MembershipHandler(OwnPage, BaseHandler):
     """``GET /hub/replay/membership``, for whoever may see all about the hub's users."""
@@ -70,6 +73,7 @@ class MembershipHandler(OwnPage, BaseHandler):
             "grace_seconds": memberships.membership_grace,
             "people_watched": memberships.people_watched,
             "watch_is_failing": memberships.watch_is_failing,
+            "seconds_late": round(memberships.seconds_late, 1),
             "doubts": len(doubts),
             "people": [_person(*one, memberships.membership_grace) for one in doubts[:_MOST_SHOWN]],
         }

@@ -28,6 +28,15 @@ class Cause(StrEnum):
     """It takes no token that the hub has: the person has to log in again."""
 
 
+class Logout(StrEnum):
+    """How far a logout of the hub's has come, after which the person has not logged in again."""
+
+    PENDING = "pending"
+    """The tokens stay for as long as something is looked at by them that was left running, and go back then."""
+    DONE = "done"
+    """The hub has given them back, or was about to."""
+
+
 @dataclass(frozen=True, slots=True)
 class Doubt:
     """A membership that was proved once and cannot be looked at now."""
@@ -60,6 +69,7 @@ class Notes:
     answer was lost. That they are inactive then says nothing about the person."""
     is_lost: bool = False
     """Whether the provider said that the person is in no permitted VO, or knows them no more."""
+    logout: Logout | None = None
 
     @classmethod
     def of_login(cls, tokens: Mapping[str, object], now: float) -> Self:
@@ -79,6 +89,7 @@ class Notes:
             claim=_claim(noted.get("claim")),
             may_have_ended=noted.get("may_have_ended") is True,
             is_lost=noted.get("is_lost") is True,
+            logout=_logout(noted.get("logout")),
         )
 
     def into(self, auth_state: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,6 +102,7 @@ class Notes:
             "claim": self.claim and {"by": self.claim.by, "until": self.claim.until},
             "may_have_ended": self.may_have_ended,
             "is_lost": self.is_lost,
+            "logout": self.logout and self.logout.value,
         }
         told = {name: value for name, value in noted.items() if value is not None and value is not False}
         return {**auth_state, KEY: told}
@@ -112,6 +124,14 @@ class Notes:
     def doubted(self, cause: Cause, now: float) -> Self:
         """It could not be asked. A doubt begins once, whatever its cause becomes."""
         return replace(self, doubt=Doubt(self.doubt.since if self.doubt else now, cause))
+
+    def logged_out(self, *, is_all_gone: bool, ends_at_provider: bool) -> Self:
+        """The person has logged out, here or at the provider as well, and has left something or nothing at the hub."""
+        return replace(
+            self,
+            logout=Logout.DONE if is_all_gone else Logout.PENDING,
+            may_have_ended=self.may_have_ended or is_all_gone or ends_at_provider,
+        )
 
     def is_due(self, now: float) -> bool:
         """Whether the access token is to be renewed before it is used."""
@@ -142,8 +162,12 @@ def _seconds(value: object) -> float | None:
 
 def _doubt(value: object) -> Doubt | None:
     held = cast("dict[str, object]", value) if isinstance(value, dict) else {}
-    since, cause = _seconds(held.get("since")), held.get("cause")
-    return Doubt(since, Cause(str(cause))) if since is not None and cause in set(Cause) else None
+    since, cause = _seconds(held.get("since")), str(held.get("cause"))
+    return Doubt(since, Cause(cause)) if since is not None and cause in {*map(str, Cause)} else None
+
+
+def _logout(value: object) -> Logout | None:
+    return Logout(value) if isinstance(value, str) and value in {*map(str, Logout)} else None
 
 
 def _claim(value: object) -> Claim | None:

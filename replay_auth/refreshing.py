@@ -54,6 +54,8 @@ class Verdict:
     """For the log and for administrators: what the provider said."""
     is_on_record: bool = True
     """Whether the hub has an auth state of the person that it can read."""
+    until: float | None = None
+    """When a doubt has lasted long enough, in seconds since the epoch."""
 
 
 class MembershipProvider(RenewingProvider, Protocol):
@@ -87,7 +89,10 @@ class _Unclear(Exception):
 
 
 class Refresher:
-    """Looks at memberships of one hub's people. ``grace`` is how long a doubt is borne, in seconds.
+    """Looks at memberships of one hub's people.
+
+    ``grace`` is how long a doubt is borne, and ``grace_of_logout`` how old the last proof may become of who has logged out
+    and whose login the provider takes for ended: nobody gains time by logging out. Both in seconds.
 
     ``when_ended`` is told of each loss and of each doubt that has lasted too long, in the same step of the loop in which
     that was stored: no login can come in between.
@@ -99,12 +104,14 @@ class Refresher:
         states: AuthStates,
         *,
         grace: float,
+        grace_of_logout: float,
         when_ended: Callable[[HubUser, Verdict], None],
         now: Callable[[], float] = time.time,
     ) -> None:
         self._provider = provider
         self._states = states
         self._grace = grace
+        self._grace_of_logout = grace_of_logout
         self._when_ended = when_ended
         self._now = now
         self._renewer = Renewer(provider, states, now=now)
@@ -130,12 +137,24 @@ class Refresher:
                 self._when_ended(user, verdict)
             return verdict
 
+    async def has_ended(self, user: HubUser) -> bool:
+        """Whether the latest verdict ended this person's access, and nothing has changed since. Asks nobody."""
+        stored = await self._states.read(user)
+        known = self._known.get(user.name)
+        return (
+            known is not None
+            and known[1].based_on == stored.encrypted
+            and known[1].standing in {Standing.LOST, Standing.DOUBTED_TOO_LONG}
+        )
+
     def _known_of(self, user: HubUser, stored: Stored, asked_at: float) -> Verdict | None:
         known = self._known.get(user.name)
         if known is None or known[1].based_on != stored.encrypted or not known[1].is_on_record:
             return None
         at, verdict = known
         is_recent = verdict.standing is not Standing.MEMBER and time.monotonic() - at < AGAIN_SECONDS
+        if verdict.standing is Standing.IN_DOUBT and verdict.until is not None and verdict.until <= asked_at:
+            is_recent = False
         return verdict if is_recent or verdict.asked_at >= asked_at else None
 
     def _remember(self, user: HubUser, verdict: Verdict) -> None:
@@ -169,10 +188,16 @@ class Refresher:
             for name in kept.keys() - names:
                 del kept[name]
 
-    async def ended_by_hub(self, user: HubUser) -> None:
-        """Note that the hub itself gives this login's tokens back: that they are worth nothing is no loss."""
-        stored = await self._states.read(user)
-        await self._states.change(user, stored, lambda state: replace(Notes.of(state), may_have_ended=True).into(state))
+    async def logged_out(self, user: HubUser, *, is_all_gone: bool, ends_at_provider: bool) -> None:
+        """Note that a person logged out: the hub gives the login's tokens back now, or once all is gone that they left.
+
+        ``ends_at_provider``: the login ends there, too. That tokens are worth nothing is no loss then.
+        """
+
+        def note(state: Mapping[str, Any]) -> Mapping[str, Any]:
+            return Notes.of(state).logged_out(is_all_gone=is_all_gone, ends_at_provider=ends_at_provider).into(state)
+
+        await self._states.change(user, await self._states.read(user), note)
 
     # The questions, in order
 
@@ -309,6 +334,8 @@ class Refresher:
         return replace(verdict, is_on_record=False)
 
     def _doubt_verdict(self, stored: Stored, doubt: Doubt, asked_at: float, reason: str) -> Verdict:
-        is_over = self._now() >= doubt.since + self._grace
-        standing = Standing.DOUBTED_TOO_LONG if is_over else Standing.IN_DOUBT
-        return Verdict(standing, asked_at, stored.encrypted, doubt, reason)
+        until = doubt.since + self._grace
+        if doubt.cause is Cause.LOGIN_NEEDED and stored.notes.logout is not None:
+            until = min(until, stored.notes.answered_at + self._grace_of_logout)
+        standing = Standing.DOUBTED_TOO_LONG if self._now() >= until else Standing.IN_DOUBT
+        return Verdict(standing, asked_at, stored.encrypted, doubt, reason, until=until)

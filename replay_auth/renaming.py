@@ -1,7 +1,8 @@
 """``replay-auth rename-users``: the users of a hub that was keyed on ``preferred_username`` get the name of their ``voperson_id``.
 
-``preferred_username`` is not unique at Check-in. A user that is renamed keeps groups, tokens, roles and stored state. This is
-a command beside the hub: it speaks to the hub's REST API and changes nothing before ``--apply`` is given.
+``preferred_username`` is not unique at Check-in, so that an account may have been used by several people; a hub does not know
+that. A user that is renamed keeps groups, tokens, roles and stored state: by a stored login alone nobody gets an account that may
+more than others. This is a command beside the hub: it speaks to the hub's REST API and changes nothing before ``--apply`` is given.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ The token is read from --token-file or JUPYTERHUB_API_TOKEN. It needs the scopes
 to rename admins it has to be an admin's. The stored state is there for whoever has logged in since
 enable_auth_state is on, and the hub reads it with its JUPYTERHUB_CRYPT_KEY.
 
+By the stored state an account goes to whoever logged in last under its name. Admins, and users with roles of their
+own, are renamed by a CSV file only.
+
 A CSV file has a line "name,voperson_id" above all others.
 
 Exit status: 0 where nobody is left to rename, or in a dry run nobody would be; 1 where somebody is; 2 where it could
@@ -51,6 +55,8 @@ class Account:
     name: str
     has_servers: bool
     """Running, or on the way to it or from it."""
+    is_privileged: bool = False
+    """An admin, or with roles beyond everybody's."""
 
 
 class Outcome(StrEnum):
@@ -172,7 +178,8 @@ def _path(name: str) -> str:
 def _account(user: Mapping[str, Any]) -> Account:
     if "servers" not in user:
         raise CannotRename(f"This token may not see whether servers run. It needs the scopes {', '.join(SCOPES)}.")
-    return Account(user["name"], bool(user["servers"] or user.get("pending")))
+    is_privileged = bool(user.get("admin")) or bool(set(user.get("roles") or ()) - {"user"})
+    return Account(user["name"], bool(user["servers"] or user.get("pending")), is_privileged)
 
 
 def _message(answer: httpx.Response) -> str:
@@ -183,14 +190,25 @@ def _message(answer: httpx.Response) -> str:
 
 
 def names_in_state(hub: HubUsers, accounts: Iterable[Account], state_key: str) -> dict[str, str | Step]:
-    """The new name of each account by what the last login under it released."""
+    """The new name of each account by what the last login under it released.
+
+    That login may have been another person's of the same ``preferred_username``: rights beyond everybody's are not given by it.
+    """
     found: dict[str, str | Step] = {}
     for account in accounts:
         name = account.name
         state = hub.auth_state(name).get(state_key)
         claims = cast("Mapping[str, object]", state) if isinstance(state, dict) else {}
         new, old = text_claim(claims, "voperson_id"), text_claim(claims, "preferred_username")
-        if new and name in {new.lower(), old.lower()}:
+        if new and name == new.lower():
+            found[name] = new
+        elif new and name == old.lower() and account.is_privileged:
+            reason = (
+                "is an admin or has roles of their own, and another person of this preferred_username may have logged in "
+                "last; find out whose account it is and name them in a CSV file"
+            )
+            found[name] = Step(name, Outcome.REFUSED, new, reason)
+        elif new and name == old.lower():
             found[name] = new
         elif new:
             reason = "is not the preferred_username of whoever logged in last, so it is not known whose account this is"
@@ -242,6 +260,11 @@ def _rename_users(options: argparse.Namespace) -> int:
             steps.append(done)
     counts = Counter(step.outcome for step in steps)
     print(f"\n{', '.join(f'{counts[outcome]} {outcome}' for outcome in Outcome if counts[outcome]) or 'No users'}.")
+    if counts[Outcome.RENAME] and not options.csv:
+        print(
+            "Each account goes to whoever logged in last under its name, with all its tokens. Where several people may have "
+            "shared a preferred_username, find out whose it is and use --csv."
+        )
     if counts[Outcome.RENAME]:
         print("Nothing was changed. Run it again with --apply to rename.")
     return 1 if LEFT & counts.keys() else 0

@@ -9,13 +9,13 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 from jupyterhub.apihandlers.base import APIHandler
 from tornado import web
 
 from replay_auth.errors import NotAMember, Told
-from replay_auth.scripts import ScriptProof, ScriptRefused
+from replay_auth.scripts import ScriptProof, ScriptRefused, asking_address
 
 _MOST_CHARACTERS = 8192
 """Of a token. Check-in's have about 1,400."""
@@ -47,9 +47,11 @@ class ScriptTokenHandler(APIHandler):
     async def post(self) -> None:
         """Answers 201 with the token, or with a sentence and the number by which the log has the reason."""
         try:
-            self._hubs.script_limits.of_address.take(str(self.request.remote_ip))
-            wish = self._wish()
-            proof = await self._hubs.script_proof(self._bearer())
+            limits = self._hubs.script_limits
+            limits.of_address.take(self._address())
+            wish, token = self._wish(), self._bearer()
+            async with limits.places.one():
+                proof = await self._hubs.script_proof(token)
             await self._sell(wish, proof)
         except ScriptRefused as refusal:
             self._refuse(refusal, refusal.reason)
@@ -107,6 +109,13 @@ class ScriptTokenHandler(APIHandler):
             # There is no record of a login, so none that could be overwritten.
             return await self.auth_to_user(allowed, user)
         return user
+
+    def _address(self) -> str:
+        # Not `remote_ip`: tornado takes that from X-Real-Ip, which the hub's proxy passes on as anybody sent it.
+        context: Any = cast("Any", self.request.connection).context
+        peer = context.address[0] if isinstance(context.address, tuple) else "a socket"
+        forwarded = self.request.headers.get_list("X-Forwarded-For")
+        return asking_address(str(peer), forwarded, frozenset(context.trusted_downstream))
 
     def _bearer(self) -> str:
         kind, _, token = self.request.headers.get("Authorization", "").partition(" ")

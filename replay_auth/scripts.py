@@ -6,10 +6,13 @@ is kept beside a login and never in its place: neither its tokens nor what it re
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
 from logging import Logger
 from math import isfinite
 from typing import Any, cast
@@ -23,6 +26,11 @@ from replay_auth.notes import Notes
 
 KEY = "replay_script"
 """Where a script's token is in an auth state."""
+
+AT_ONCE = 4
+"""So many scripts' tokens are looked at at the same time, whoever brings them: each costs the provider a request."""
+WAITING = 16
+"""So many requests wait for that; the next is told to come later."""
 
 MEMBERSHIP_CLAIMS = ("eduperson_entitlement", "entitlements")
 
@@ -41,6 +49,14 @@ class TooOften(Told):
     def __init__(self, wait: int) -> None:
         super().__init__(429, f"Too many requests for tokens. Try again in {wait} seconds.")
         self.headers = {"Retry-After": str(wait)}
+
+
+class TooMany(Told):
+    """So many scripts are being attended to that this one cannot be."""
+
+    def __init__(self) -> None:
+        super().__init__(503, "Many scripts are asking for tokens at this moment. Try again in some seconds.")
+        self.headers = {"Retry-After": "5"}
 
 
 class ScriptSettings(HasTraits):
@@ -234,3 +250,47 @@ class Limit:
             raise TooOften(max(1, round(times[0] + self._seconds - now)))
         times.append(now)
         self._seen[name] = times
+
+
+class Places:
+    """So many at the same time, and some who wait for that."""
+
+    def __init__(self, at_once: int = AT_ONCE, waiting: int = WAITING) -> None:
+        self._free = asyncio.Semaphore(at_once)
+        self._left = at_once + waiting
+
+    @asynccontextmanager
+    async def one(self) -> AsyncGenerator[None]:
+        """Wait for a place, and have it. Raises `TooMany`."""
+        if not self._left:
+            raise TooMany
+        self._left -= 1
+        try:
+            async with self._free:
+                yield
+        finally:
+            self._left += 1
+
+
+def asking_address(peer: str, forwarded: Iterable[str], trusted: frozenset[str]) -> str:
+    """Whose requests are counted together: an address of IPv4, or a network of IPv6, of which one person has 2^64 addresses.
+
+    ``forwarded`` has the values of X-Forwarded-For, to each of which the hub's proxy adds who connected to it. What is
+    further in front counts where the next in line is one of the hub's ``trusted_downstream_ips``. No other header is believed.
+    """
+    found = peer
+    for part in reversed(",".join(forwarded).split(",")):
+        if not part.strip():
+            break
+        found = part.strip()
+        if found not in trusted:
+            break
+    try:
+        address = ip_address(found)
+    except ValueError:
+        return found[:100]
+    if not isinstance(address, IPv6Address):
+        return str(address)
+    if address.ipv4_mapped:
+        return str(address.ipv4_mapped)
+    return str(IPv6Address(int(address) >> 64 << 64))

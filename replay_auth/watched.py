@@ -13,18 +13,25 @@ from functools import cached_property
 from typing import Any, cast
 
 from tornado import web
-from traitlets import validate
+from tornado.httpclient import AsyncHTTPClient
+from traitlets import default, validate
 
-from replay_auth.ending import end_sessions
+from replay_auth.ending import ServerStopper, end_sessions
 from replay_auth.errors import NotAMember, SpawnRefused
-from replay_auth.membership import MembershipSettings, MembershipWatch, is_over
+from replay_auth.holdings import has_holdings
+from replay_auth.logout import give_back, knows_where_to_revoke
+from replay_auth.membership import STOPS_AT_ONCE, MembershipSettings, MembershipWatch, is_over
 from replay_auth.membership_page import MembershipHandler
-from replay_auth.notes import KEY, Cause, Notes
+from replay_auth.notes import KEY, Cause, Logout, Notes
 from replay_auth.refreshing import Refresher, Standing, Verdict
 from replay_auth.script_handler import ScriptTokenHandler
+from replay_auth.scripts import AT_ONCE as SCRIPTS_AT_ONCE
 from replay_auth.scripts import KEY as SCRIPT
-from replay_auth.scripts import Limit, ScriptProof, ScriptSettings, ScriptTokens
+from replay_auth.scripts import Limit, Places, ScriptProof, ScriptSettings, ScriptTokens
 from replay_auth.stored import HubAuthStates, HubUser, Stored
+
+_CONNECTIONS_OF_LOGINS = 20
+"""To the provider at the same time: for logins, clicks and starts of servers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,7 @@ class ScriptLimits:
 
     of_address: Limit
     of_person: Limit
+    places: Places
 
 
 class WatchedMemberships(MembershipSettings, ScriptSettings, ScriptTokens):
@@ -51,16 +59,33 @@ class WatchedMemberships(MembershipSettings, ScriptSettings, ScriptTokens):
     @cached_property
     def refresher(self) -> Refresher:
         """One for all that asks about this hub's people."""
-        return Refresher(cast("Any", self), HubAuthStates(), grace=self.membership_grace, when_ended=self._end_access)
+        return Refresher(
+            cast("Any", self),
+            HubAuthStates(),
+            grace=self.membership_grace,
+            grace_of_logout=self.looking_seconds,
+            when_ended=self._end_access,
+        )
 
     @cached_property
     def script_limits(self) -> ScriptLimits:
         """Counted for as long as the hub runs."""
-        return ScriptLimits(Limit(self.scripts_per_minute_of_address), Limit(self.scripts_per_minute_of_person))
+        return ScriptLimits(
+            Limit(self.scripts_per_minute_of_address), Limit(self.scripts_per_minute_of_person), Places()
+        )
+
+    @default("http_client")
+    def _default_http_client(self) -> AsyncHTTPClient:
+        # Neither the watch nor scripts can use so many at a time that a login has to wait for a connection.
+        connections = self.membership_concurrency + SCRIPTS_AT_ONCE + _CONNECTIONS_OF_LOGINS
+        return AsyncHTTPClient(force_instance=True, max_clients=connections)
 
     def get_handlers(self, app: Any) -> list[tuple[str, Any]]:
         """JupyterHub asks once, while it starts: so here the watch begins."""
-        self._watch = MembershipWatch(app, self.refresher, self, self.log)
+        stopper = ServerStopper(app, at_once=STOPS_AT_ONCE)
+        self._watch = MembershipWatch(
+            app, self.refresher, stopper, self, self.log, when_left=self._give_back_if_logged_out
+        )
         self._watch.start()
         inherited: list[tuple[str, Any]] = cast("Any", super()).get_handlers(app)
         scripts = [(r"/replay/token", ScriptTokenHandler)] if self.script_audiences else []
@@ -87,9 +112,22 @@ class WatchedMemberships(MembershipSettings, ScriptSettings, ScriptTokens):
         await states.change(user, stored, lambda state: {**state, SCRIPT: auth_state[SCRIPT]})
         return True
 
-    async def logged_out(self, user: HubUser) -> None:
-        """The hub is about to give this login's tokens back: that they are worth nothing then says nothing about the person."""
-        await self.refresher.ended_by_hub(user)
+    async def logged_out(self, user: HubUser, *, ends_at_provider: bool = False) -> bool:
+        """Take note of a logout; returns whether its tokens are to be given back now.
+
+        They are not while something is left that they are needed for: to look at the membership of whoever has it.
+        """
+        is_all_gone = not has_holdings(user)
+        await self.refresher.logged_out(user, is_all_gone=is_all_gone, ends_at_provider=ends_at_provider)
+        return is_all_gone
+
+    async def _give_back_if_logged_out(self, user: HubUser) -> None:
+        stored = await HubAuthStates().read(user)
+        provider = cast("Any", self)
+        if stored.notes.logout is not Logout.PENDING or not await knows_where_to_revoke(provider):
+            return
+        if await self.logged_out(user):
+            await give_back(provider, user.name, stored.state or {})
 
     # What the refresher asks
 
@@ -122,7 +160,7 @@ class WatchedMemberships(MembershipSettings, ScriptSettings, ScriptTokens):
         return not is_over(verdict)
 
     async def fresh_auth_state(self, user: HubUser) -> Mapping[str, Any]:
-        """What is known of somebody, proved within ``membership_seconds``. Raises `SpawnRefused` where that is nothing."""
+        """What is known of somebody, proved lately. Raises `SpawnRefused` where that is nothing."""
         states = HubAuthStates()
         stored = await states.read(user)
         if stored.state is None:
@@ -139,7 +177,8 @@ class WatchedMemberships(MembershipSettings, ScriptSettings, ScriptTokens):
         return {KEY: state.get(KEY)} if stored.notes.is_lost else state
 
     def _is_fresh(self, stored: Stored) -> bool:
-        return 0 <= time.time() - stored.notes.answered_at <= self.membership_seconds
+        # As old as a proof becomes while a server runs: the time until the next look is another's, and begins at once.
+        return 0 <= time.time() - stored.notes.answered_at <= self.looking_seconds
 
     def _not_known(self, verdict: Verdict) -> str:
         if verdict.doubt and verdict.doubt.cause is Cause.LOGIN_NEEDED:
@@ -159,7 +198,7 @@ class WatchedMemberships(MembershipSettings, ScriptSettings, ScriptTokens):
             count = end_sessions(user)
             self.log.warning("Ended the sessions of %s and removed %s tokens", user.name, count)
         if self._watch:
-            self._watch.end(user.name)
+            self._watch.end(user)
 
     # What the page for administrators shows
 
@@ -176,6 +215,11 @@ class WatchedMemberships(MembershipSettings, ScriptSettings, ScriptTokens):
     def people_watched(self) -> int:
         """How many people have a server or a token."""
         return self._watch.watched if self._watch else 0
+
+    @property
+    def seconds_late(self) -> float:
+        """For how long whoever has waited longest should have been asked about."""
+        return self._watch.seconds_late if self._watch else 0.0
 
 
 def _is_by_own_token(handler: Any, user: HubUser) -> bool:

@@ -338,6 +338,8 @@ class Server:
     """Whose launch it became; ``None`` for the hub's ordinary server."""
     last_activity: datetime | None = field(default=None, compare=False)
     """By the hub."""
+    groups: frozenset[str] | None = field(default=None, compare=False)
+    """The person's, by the same answer; none where there is no such person, or the service may not read them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """The JupyterHub REST API, as far as Replay asks it, typed.
 
 https://jupyterhub.readthedocs.io/en/stable/reference/rest-api.html. The scopes that this needs, no more:
-``servers``, ``read:servers`` and ``read:users:name`` (for people's names and servers).
+``servers``, ``read:servers``, ``read:users:name`` (for people's names and servers) and ``read:users:groups`` (without it nobody is
+known to have left a VO while their session runs).
 """
 
 import json
@@ -35,12 +36,12 @@ class _ServerModel(BaseModel):
     last_activity: AwareDatetime | None = None
 
 
-class _UserModel(BaseModel):
-    servers: dict[str, _ServerModel] = {}
-
-
 class _GroupsModel(BaseModel):
     groups: list[str] | None = None
+
+
+class _UserModel(_GroupsModel):
+    servers: dict[str, _ServerModel] = {}
 
 
 class _ProgressModel(BaseModel):
@@ -80,23 +81,25 @@ class HubClient:
         if response.status_code == 404:
             return Server(ServerStatus.ABSENT)
         try:
-            model = _UserModel.model_validate(_body(response)).servers.get(server_name)
+            user_model = _UserModel.model_validate(_body(response))
         except ValidationError as error:
             raise SourceFault("The hub's answer was not understood. Try again in a moment.") from error
+        model = user_model.servers.get(server_name)
+        groups = None if user_model.groups is None else frozenset(user_model.groups)
         if model is None:
-            return Server(ServerStatus.ABSENT)
+            return Server(ServerStatus.ABSENT, groups=groups)
         match model.pending, model.ready:
             case "stop", _:
                 status = ServerStatus.STOPPING
             case None, True:
                 status = ServerStatus.READY
             case None, False:
-                return Server(ServerStatus.ABSENT)
+                return Server(ServerStatus.ABSENT, groups=groups)
             case _:
                 status = ServerStatus.STARTING
         launch = (model.user_options or {}).get("launch")
         launch_id = LaunchId(launch) if isinstance(launch, str) else None
-        return Server(status, model.url, launch_id, model.last_activity)
+        return Server(status, model.url, launch_id, model.last_activity, groups)
 
     async def groups(self, user: str) -> frozenset[str] | None:
         """The person's groups; none where there is no such person, or the service lacks the scope ``read:users:groups``.

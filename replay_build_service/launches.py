@@ -35,10 +35,10 @@ from replay_build_service.domain import (
 )
 from replay_build_service.errors import BadLink, Conflict, LimitReached, NotFound, ReplayError, UnknownProvider
 from replay_build_service.events import EventFeed
-from replay_build_service.lifetimes import Lifetimes
+from replay_build_service.lifetimes import Lifetimes, LifetimeStore
 from replay_build_service.links import RepoSpec, safe_urlpath
 from replay_build_service.permissions import Permissions, Permit
-from replay_build_service.policy_values import BuildCeiling, Ceilings, Limited, Resources
+from replay_build_service.policy_values import Ceilings, Limited, Resources
 from replay_build_service.providers.base import RepoProvider
 from replay_build_service.starts import STILL_STARTING, Hub, Starts, StartStore, phase_event
 
@@ -52,7 +52,7 @@ FRESH = timedelta(minutes=10)
 RETRY_SECONDS = 5.0
 
 
-class LaunchStore(StartStore, Protocol):
+class LaunchStore(StartStore, LifetimeStore, Protocol):
     """What launches ask of the database; see `replay_build_service.db.Store`."""
 
     async def create_launch(self, launch: Launch, ceilings: Ceilings = ...) -> Launch: ...
@@ -66,7 +66,6 @@ class LaunchStore(StartStore, Protocol):
     ) -> bool: ...
     async def holder(self, user: str, server_name: str) -> Launch | None: ...
     async def recent_launches(self, user: str, limit: int = 10) -> Sequence[Launch]: ...
-    async def launches_in(self, states: Collection[LaunchState]) -> Sequence[Launch]: ...
     async def consume_launch(
         self,
         launch_id: LaunchId,
@@ -293,7 +292,8 @@ class Launches:
             repository, vo, user = launch.resolved.repository, launch.vo, launch.user
             match reached.limited:
                 case Limited.REPOSITORY:
-                    await self.lifetimes.tidy(repository, lambda one: one.resolved.repository == repository)
+                    key = repository.key
+                    await self.lifetimes.tidy(("repository", key), lambda one: one.resolved.repository.key == key)
                 case Limited.VO:
                     await self.lifetimes.tidy(("vo", vo), lambda one: one.vo == vo)
                 case Limited.PERSON:
@@ -335,9 +335,7 @@ class Launches:
             await self._say(launch.id, Phase.WAITING, "Stopping your running server.")
             await self._starts.stop(launch.user, launch.server_name)
         if launch.state is LaunchState.BUILDING:
-            policy = self.permissions.policies.of(launch.vo)
-            most = None if policy is None else policy.limits.builds_per_person
-            ceiling = None if most is None else BuildCeiling(most, launch.vo)
+            ceiling = self.permissions.policies.build_ceiling(launch.vo)
             image = await self._awaiting.image_for(launch, ceiling)
             moved = image is not None and await self._store.move_launch(
                 launch.id, {LaunchState.BUILDING}, LaunchState.STARTING, image=image

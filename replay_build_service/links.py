@@ -144,7 +144,7 @@ class Repository:
 
     @classmethod
     def of_url(cls, url: str) -> Self:
-        """From an address: host in lower case, default port, ``.git`` and credentials dropped.
+        """From an address: host in lower case, default port, ``.git`` in any case and credentials dropped.
 
         GitHub and GitLab do not tell upper from lower case in names, so neither does their identity.
         Raises `BadLink` where the text is no URL.
@@ -164,7 +164,9 @@ class Repository:
         host = f"[{host}]" if ":" in host else host
         if port is not None and port != {"https": 443, "http": 80}.get(parts.scheme):
             host = f"{host}:{port}"
-        path = "".join(f"/{segment}" for segment in segments).removesuffix(".git")
+        path = "".join(f"/{segment}" for segment in segments)
+        while (shorter := re.sub(r"(\.git|/)$", "", path, flags=re.IGNORECASE)) != path:
+            path = shorter
         if host in {"github.com", "gitlab.com", "www.github.com"}:
             host, path = host.removeprefix("www."), path.lower()
         return cls(urlunsplit((parts.scheme.lower(), host, path, "", "")))
@@ -173,6 +175,20 @@ class Repository:
     def short(self) -> str:
         """For a heading: ``github.com/owner/name``."""
         return self.url.partition("://")[2]
+
+    @property
+    def key(self) -> str:
+        """What limits count by: one for all spellings that some host takes for the same.
+
+        Many hosts do not tell upper from lower case, and do not say so. Two repositories of another host that differ in nothing
+        else share one number.
+        """
+        return self.short.lower()
+
+    @property
+    def counted_as(self) -> tuple[str, str]:
+        """All that a ``url`` of the same ``key`` can be, in lower case."""
+        return f"https://{self.key}", f"http://{self.key}"
 
 
 def safe_urlpath(urlpath: str) -> str:

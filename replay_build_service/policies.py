@@ -17,6 +17,7 @@ from replay_build_service.domain import Person
 from replay_build_service.errors import BadLink, NotPermitted, ReplayError, TermsNotAgreed
 from replay_build_service.links import Repository, RepoSpec
 from replay_build_service.policy_values import (
+    BuildCeiling,
     Counts,
     Limited,
     RepositoryPattern,
@@ -99,6 +100,12 @@ class PolicySet:
 
     def of(self, vo: str) -> VOPolicy | None:
         return self._by_vo.get(vo)
+
+    def build_ceiling(self, vo: str) -> BuildCeiling | None:
+        """How many builds one person may have under way, by that VO's policy; none where it does not say."""
+        policy = self.of(vo)
+        most = None if policy is None else policy.limits.builds_per_person
+        return None if most is None else BuildCeiling(most, vo)
 
     def permitted(self, person: Person) -> Sequence[VOPolicy]:
         """The policies that this person may choose from, by name of the VO.
@@ -222,7 +229,8 @@ def _answers(question: Question, policy: VOPolicy, rulings: VORulings) -> Iterat
 def _by_blocks(question: Question, policy: VOPolicy, rulings: VORulings) -> str | ReplayError:
     now = question.at or datetime.now(UTC)
     for block in rulings.blocks:
-        if block.user == question.person.name and (block.until is None or now < block.until):
+        # The hub's names are in lower case, unless its authenticator has a rule of its own.
+        if block.user.lower() == question.person.name.lower() and (block.until is None or now < block.until):
             ends = f"until {block.until:%d %B %Y, %H:%M} UTC" if block.until else "until they lift it"
             return NotPermitted(
                 f"The managers of {policy.vo} have blocked launches of {block.user}, {ends}. Their reason: {_ended(block.reason)} "

@@ -170,7 +170,9 @@ class PolicyPart(_Part):
         default={}, description="Labels of the nodes that sessions run on."
     )
     tolerations: list[TolerationPart] = []
-    servers_per_person: _Number | None = Field(default=None, description="Servers that a member may have at once.")
+    servers_per_person: _Number | None = Field(
+        default=None, description="Servers that a member may have at once. Without effect today: each person has one."
+    )
     servers: _Number | None = Field(default=None, description="Servers that all members together may have at once.")
     builds_per_person: _Number | None = Field(
         default=None, description="Builds that a member may have under way at once."

@@ -112,7 +112,7 @@ class RepositoryPattern:
         return _expression(self.text, 0).fullmatch(repository.short) is not None
 
     def matches_any_case(self, repository: Repository) -> bool:
-        """As `matches`, for what is denied: many hosts do not tell upper from lower case, and do not say so."""
+        """As `matches`, for what is denied or counted: many hosts do not tell upper from lower case, and do not say so."""
         return _expression(self.text, re.IGNORECASE).fullmatch(repository.short) is not None
 
 
@@ -287,7 +287,7 @@ class Limits:
 
     def ceilings(self, repository: Repository) -> Ceilings:
         """Those that hold for a launch of this repository."""
-        own = (number for pattern, number in self.servers_of_repositories if pattern.matches(repository))
+        own = (number for pattern, number in self.servers_of_repositories if pattern.matches_any_case(repository))
         return Ceilings(
             self.servers_per_person,
             self.servers,

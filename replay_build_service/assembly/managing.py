@@ -35,7 +35,7 @@ def make_managing(
         decisions=Decisions(store, lambda text: RepositoryPattern.parse(text).text),
         sessions=Sessions(store, hub, builds, feed),
         usages=Usages(store),
-        events=PreparedEvents(store, providers, builds, explaining.refuse_denied),
+        events=PreparedEvents(store, providers, builds, explaining.refuse_denied, policies.build_ceiling),
         explaining=explaining,
         accounting_site=settings.accounting_site,
         accounting_service=settings.accounting_service,

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import and_, delete, func, insert, not_, select, update
+from sqlalchemy import and_, delete, exists, func, insert, not_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from replay_build_service.db.event_store import append
@@ -151,6 +151,32 @@ class LaunchQueries:
                 await append(session, launch_stream(launch_id), [event], finished=is_last)
             return True
 
+    async def given_up_after_their_plan(self, within: timedelta) -> Sequence[Launch]:
+        """Launches that failed no longer ago than that, after the spawner had their plan, and whose place nothing else has taken."""
+        async with self._reading() as session:
+            rows = await session.scalars(
+                select(LaunchRow)
+                .join(ActiveServerRow, ActiveServerRow.launch_id == LaunchRow.id)
+                .where(
+                    LaunchRow.state == LaunchState.FAILED,
+                    LaunchRow.consumed_at.is_not(None),
+                    LaunchRow.ended_at > datetime.now(UTC) - within,
+                )
+            )
+            return [launch_of(row) for row in rows]
+
+    async def take_back(self, launch_id: LaunchId) -> bool:
+        """A launch that had failed runs: from the moment on at which it was given up. False where its place is taken."""
+        holds = exists().where(ActiveServerRow.launch_id == LaunchRow.id)
+        async with self._writing() as session:
+            taken = await session.execute(
+                update(LaunchRow)
+                .where(LaunchRow.id == launch_id, LaunchRow.state == LaunchState.FAILED, holds)
+                .values(state=LaunchState.RUNNING, running_at=LaunchRow.ended_at, ended_at=None, failure=None)
+                .returning(LaunchRow.id)
+            )
+            return taken.first() is not None
+
     async def consume_launch(
         self,
         launch_id: LaunchId,
@@ -216,7 +242,7 @@ async def _counts(session: AsyncSession, launch: Launch) -> Counts:
             select(
                 func.count().filter(of_vo, LaunchRow.user == launch.user),
                 func.count().filter(of_vo),
-                func.count().filter(LaunchRow.repository == launch.resolved.repository.url),
+                func.count().filter(func.lower(LaunchRow.repository).in_(launch.resolved.repository.counted_as)),
             ).where(LaunchRow.state.in_(_HOLDING), not_(is_its_own))
         )
     ).one()

@@ -63,12 +63,13 @@ class Decisions:
             raise NotFound(f"{manager.vo} has no such rule any more. Look at the list again.")
 
     async def block(self, manager: Manager, user: str, reason: str, until: str) -> str:
-        """Keep a person from launching for the VO, to a moment in UTC or until it is lifted; returns their name.
+        """Keep a person from launching for the VO, to a moment in UTC or until it is lifted; returns their name as the hub has it.
 
         Raises `BadLink` and `Conflict`.
         """
-        name = texts.line(user, "The person’s name", MOST_NAME)
-        if name == manager.name:
+        # The hub keeps names in lower case, and lets people log in with any.
+        name = texts.line(user, "The person’s name", MOST_NAME).lower()
+        if name == manager.name.lower():
             raise BadLink("That is you. Another manager can block you.")
         why = texts.line(reason, "The reason", MOST_REASON)
         ends = texts.end(until, "The end", datetime.now(UTC)) if until.strip() else None
@@ -98,7 +99,7 @@ class Decisions:
         terms = None
         if text is not None:
             found = texts.paragraphs(text, "The text of the terms", MOST_TERMS)
-            mark = hashlib.sha256(found.encode()).hexdigest()[:8]
+            mark = hashlib.sha256(found.encode()).hexdigest()[:32]
             terms = Terms(f"{datetime.now(UTC):%Y-%m-%d}-{mark}", found)
         said = f"version {terms.version}" if terms else "as in the policy"
         await self._store.set_terms(terms, _decision(manager, Action.SET_TERMS, said))

@@ -15,6 +15,7 @@ from replay_build_service.errors import BadLink, Conflict, NotFound, ReplayError
 from replay_build_service.links import Repository, RepoSpec, safe_urlpath
 from replay_build_service.managing import texts
 from replay_build_service.managing.admission import Manager
+from replay_build_service.policy_values import BuildCeiling
 from replay_build_service.records import Action, Decision, StandingEvent
 from replay_build_service.rulings import PreparedEvent
 
@@ -48,7 +49,9 @@ class BuildsAhead(Protocol):
 
     def name_of(self, resolved: ResolvedRef) -> ImageName: ...
     async def find(self, name: ImageName) -> RunnableImage | None: ...
-    async def ensure(self, resolved: ResolvedRef, requested_by: str) -> RunnableImage | Build: ...
+    async def ensure(
+        self, resolved: ResolvedRef, requested_by: str, ceiling: BuildCeiling | None = None
+    ) -> RunnableImage | Build: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +91,17 @@ class PreparedEvents:
         providers: Mapping[str, Resolves],
         builds: BuildsAhead,
         refuse_denied: Callable[[str, Repository], Awaitable[None]],
+        build_ceiling: Callable[[str], BuildCeiling | None],
     ) -> None:
-        """``refuse_denied`` raises `NotPermitted` where a VO may not launch a repository."""
+        """``refuse_denied`` raises `NotPermitted` where a VO may not launch a repository.
+
+        ``build_ceiling`` says how many builds each of a VO's members may have under way: a manager has no more.
+        """
         self._store = store
         self._providers = providers
         self._builds = builds
         self._refuse_denied = refuse_denied
+        self._build_ceiling = build_ceiling
 
     async def all(self, manager: Manager) -> Sequence[EventState]:
         """The last `MOST_SHOWN`, by their start, latest first."""
@@ -139,7 +147,7 @@ class PreparedEvents:
         return event
 
     async def build_ahead(self, manager: Manager, event_id: str) -> None:
-        """Look at the repository again, and build what its link means now. Raises as `prepare`."""
+        """Look at the repository again, and build what its link means now. Raises as `prepare`, and `LimitReached`."""
         event = await self._known(manager, event_id)
         await self._build(manager, event, await self._resolve(manager, event.event.repo))
 
@@ -156,7 +164,7 @@ class PreparedEvents:
         return event
 
     async def _build(self, manager: Manager, event: StandingEvent, resolved: ResolvedRef) -> None:
-        found = await self._builds.ensure(resolved, manager.name)
+        found = await self._builds.ensure(resolved, manager.name, self._build_ceiling(manager.vo))
         build_id = None if isinstance(found, RunnableImage) else found.id
         said = f"commit {resolved.short_version}, {'built already' if build_id is None else f'build {build_id}'}"
         decision = Decision(manager.vo, manager.name, Action.BUILD_AHEAD, event.event.title, said)

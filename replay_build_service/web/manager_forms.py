@@ -46,6 +46,9 @@ class BlockPerson(ManagerPage):
         name = await managing.decisions.block(
             self.manager, self.get_body_argument("person", ""), reason, self.get_body_argument("until", "")
         )
+        if not await managing.launches(self.manager, None, name):
+            self.done("rules", "blocked-unseen")
+            return
         if not self.get_body_argument("stop", ""):
             self.done("rules", "blocked")
             return

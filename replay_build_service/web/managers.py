@@ -31,6 +31,8 @@ DONE = {
     "rule-removed": "The rule is gone.",
     "blocked": "This person can launch nothing for the VO from now on.",
     "blocked-and-stopped": "This person can launch nothing for the VO from now on, and what they had running for it was stopped.",
+    "blocked-unseen": "Whoever has this name can launch nothing for the VO from now on. Nobody of this name has launched for it so far: "
+    "see that it is spelled as among the VO’s launches.",
     "lifted": "The block is lifted.",
     "banner": "The banner is changed.",
     "terms": "The terms are changed.",

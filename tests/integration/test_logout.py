@@ -70,18 +70,19 @@ def test_a_logout_ends_the_session_and_revokes_the_tokens(checkin: CheckinStandI
     assert not is_logged_in(visitor)
     hub.wait_for_log("Revoked the tokens of")
     assert not any(active(checkin, hub, token) for token in tokens.values())
-    assert "prompt" not in str(visitor.open("/hub/oauth_login").url)
+    assert "prompt" not in str(visitor.open("/hub/oauth_login?next=/hub/home").url)
     assert is_logged_in(visitor), "the provider still knows who it was, and gives new tokens"
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
 def test_a_link_on_another_site_logs_out_of_the_hub_and_revokes_nothing(
-    checkin: CheckinStandIn, hub: Hub, visitor: Visitor
+    checkin: CheckinStandIn, hub: Hub, visitor: Visitor, site: str
 ) -> None:
     visitor.log_in(ADA)
     tokens = stored_tokens(hub)
-    visitor.log_out(**{"Sec-Fetch-Site": "cross-site"})
+    visitor.log_out(**{"Sec-Fetch-Site": site})
     assert not is_logged_in(visitor)
-    visitor.open("/hub/oauth_login")  # the provider remembers who it was
+    visitor.open("/hub/oauth_login?next=/hub/home")  # the provider remembers who it was
     before = hub.log.count("Revoked the tokens of")
     visitor.log_out(**{"Sec-Fetch-Site": "same-origin"})
     hub.wait_for_log("Revoked the tokens of", times=before + 1)
@@ -120,13 +121,13 @@ def test_a_logout_leads_to_the_provider_and_back_where_that_is_set(tmp_path: Pat
         checkin.settings.lists_revocation = False
         hub.start(PERMITTED, "c.EGICheckinAuthenticator.logout_at_provider = True\nc.Authenticator.auto_login = True")
         visitor.log_in(ADA)
-        assert "Who are you?" not in visitor.open("/hub/oauth_login").text, "the provider remembers"
+        assert "Who are you?" not in visitor.open("/hub/oauth_login?next=/hub/home").text, "the provider remembers"
         page = visitor.log_out()
         assert (page.status_code, page.url.path) == (200, "/hub/logout")
         assert "id_token_hint" not in str(page.url)
         assert checkin.controls.requests[Endpoint.LOGOUT] == 1
         assert checkin.controls.requests[Endpoint.REVOKE] == 0, "the provider lists no address for it"
-        assert "Who are you?" in visitor.open("/hub/oauth_login").text, "the provider has forgotten"
+        assert "Who are you?" in visitor.open("/hub/oauth_login?next=/hub/home").text, "the provider has forgotten"
         # The hub starts anew, and the provider does not answer: it is not known where it logs people out.
         visitor.log_in(ADA)
         hub.stop()

@@ -218,15 +218,32 @@ def test_a_login_that_ended_at_the_provider_is_made_again_while_the_server_lives
     assert "doubt" not in notes(hub, ADA)
 
 
-def test_a_server_that_is_left_running_at_a_logout_goes_on_for_the_grace(
+def test_a_server_that_is_left_running_at_a_logout_ends_within_the_bound_of_a_loss_and_not_before(
+    checkin: CheckinStandIn, hub: Hub, visitor: Visitor
+) -> None:
+    visitor.log_in(ADA)
+    token = token_of(hub, ADA)
+    start_server(hub, ADA)
+    asked = checkin.controls.requests[Endpoint.USERINFO]
+    visitor.log_out()
+    until(lambda: checkin.controls.requests[Endpoint.USERINFO] > asked + 1, 2 * BOUND)
+    assert len(servers(hub)) == 1
+    assert "doubt" not in notes(hub, ADA)
+    assert checkin.controls.requests[Endpoint.REVOKE] == 0
+    checkin.set_entitlements(ADA)
+    until(lambda: not servers(hub), BOUND)
+    assert ask_with(hub, token).status_code == 403
+
+
+def test_tokens_go_back_after_a_logout_when_all_is_gone_that_was_left(
     checkin: CheckinStandIn, hub: Hub, visitor: Visitor
 ) -> None:
     visitor.log_in(ADA)
     start_server(hub, ADA)
     visitor.log_out()
-    until(lambda: notes(hub, ADA).get("doubt", {}).get("cause") == "login-needed", BOUND)
-    assert len(servers(hub)) == 1
-    assert not notes(hub, ADA).get("is_lost")
+    hub.wait_for_log(f"Kept the tokens of {ADA.voperson_id}")
+    assert hub.api("DELETE", f"/users/{ADA.voperson_id}/server").status_code in {202, 204}
+    assert checkin.controls.wait_for_requests(Endpoint.REVOKE, 2)
 
 
 def test_tokens_that_live_for_seconds_and_rotate_keep_a_membership_fresh(
@@ -288,7 +305,7 @@ def test_after_the_grace_servers_stop_and_a_restart_does_not_begin_it_anew(tmp_p
         since = notes(hub, ADA)["doubt"]["since"]
         hub.stop()
         hub.start(PERMITTED, settings)
-        assert visitor.open("/hub/home").url.path == "/hub/home"
+        visitor.open("/hub/home")
         assert notes(hub, ADA)["doubt"]["since"] == since
         until(lambda: time.time() > since + grace, grace)
         until(lambda: visitor.open("/hub/home").url.path == "/hub/login", BOUND + 15)

@@ -4,14 +4,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 
-from demo.people import ADA, BORIS, CHIARA, DMITRI, Person
+from demo.people import ACCESS_MEMBER, ADA, BORIS, CHIARA, DMITRI, Person
 from tests.site import ApiClient, Repo, Site, Sites
 
 pytestmark = pytest.mark.needs("proxy", "git-server")
@@ -123,6 +123,25 @@ def test_a_session_ends_when_it_is_as_old_as_its_vo_lets_it_be(governed: Site, r
     )
     assert ended["failure"] in chiara.http.get(f"launches/{launch['id']}").text
     assert governed.server(CHIARA) is None
+
+
+def test_who_leaves_the_vo_of_a_session_loses_it_although_another_vo_lets_them_in(
+    new_site: Callable[..., Site],
+) -> None:
+    """Nobody clicks: the hub asks Check-in within its bound, and the service asks the hub once a minute."""
+    bound, between_looks = 8.0, 60.0
+    site = new_site(settings={"MEMBERSHIP_SECONDS": str(bound)})
+    launch = site.client(CHIARA).launch_and_wait(
+        site.repository("left", {"hello.txt": "x\n"}), vo="vo.notebooks.egi.eu"
+    )
+    process = server_process(site, launch["id"])
+    site.checkin.set_entitlements(CHIARA, ACCESS_MEMBER)
+    process.wait(bound + between_looks + 30)
+    until = time.monotonic() + 30
+    while (told := site.client(CHIARA).get(launch["id"]))["state"] != "ended":
+        assert time.monotonic() < until, told
+        time.sleep(0.2)
+    assert "it ran for vo.notebooks.egi.eu, and you are not a member of that any more" in told["failure"]
 
 
 def test_a_repository_has_so_many_servers_at_once_and_the_refusal_says_how_many(governed: Site, repo: Repo) -> None:

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.needs("proxy")
 PERMITTED = {"vo.notebooks.egi.eu": "", "vo.access.egi.eu": ""}
 KEYED_ON_PREFERRED_USERNAME = """
 c.EGICheckinAuthenticator.username_claim = "preferred_username"
+c.EGICheckinAuthenticator.admin_users = {"farah"}
 c.JupyterHub.load_roles.append({"name": "tokens", "scopes": ["tokens"], "services": ["tester"]})
 """
 
@@ -63,10 +64,12 @@ def test_users_are_renamed_by_what_they_released_after_a_look_at_what_would_happ
     assert looked.returncode == 1, looked.stderr
     assert names(hub) == before
     assert "Nothing was changed. Run it again with --apply" in looked.stdout
+    assert "Each account goes to whoever logged in last under its name" in looked.stdout
     for line in (
         f"rename      researcher → {ADA.voperson_id}",
         f"refused     chiara → {CHIARA.voperson_id}: a user of that name exists",
         f"skipped     dmitri → {DMITRI.voperson_id}: a server is running; stop it and run this again",
+        f"refused     farah → {FARAH.voperson_id}: is an admin or has roles of their own",
         "skipped     robot: the hub has no record of a voperson_id; name it in a CSV file",
     ):
         assert line in looked.stdout
@@ -74,8 +77,8 @@ def test_users_are_renamed_by_what_they_released_after_a_look_at_what_would_happ
     done = rename(hub, "--apply")
     assert done.returncode == 1, done.stderr
     assert f"renamed     researcher → {ADA.voperson_id}" in done.stdout
-    left = {"chiara", CHIARA.voperson_id, "dmitri", "robot"}
-    assert names(hub) == left | {ADA.voperson_id, FARAH.voperson_id}
+    left = {"chiara", CHIARA.voperson_id, "dmitri", "robot", "farah"}
+    assert names(hub) == left | {ADA.voperson_id}
     assert httpx.get(f"{hub.url}/hub/api/user", headers={"Authorization": f"token {made}"}).json()["name"] == (
         ADA.voperson_id
     ), "the account is the same one: its tokens still work"
@@ -89,7 +92,7 @@ def test_users_are_renamed_by_what_they_released_after_a_look_at_what_would_happ
     assert by_file.returncode == 0, by_file.stdout
     assert "There is no user nobody." in by_file.stderr
     assert rename(hub, "--apply").returncode == 1, "the robot has no record"
-    wanted = {person.voperson_id for person in (ADA, CHIARA, DMITRI, FARAH)} | {"robot@egi.eu"}
+    wanted = {person.voperson_id for person in (ADA, CHIARA, DMITRI)} | {"robot@egi.eu", "farah"}
     assert names(hub) == wanted
 
     # And the hub that is keyed on voperson_id finds everybody.

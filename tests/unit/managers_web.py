@@ -1,7 +1,7 @@
 """The managers' pages over HTTP for tests, on the real store. Who asks is told by a header here; that the hub is asked, and XSRF, is
 in tests/integration/test_managers.py."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -33,7 +33,7 @@ from replay_build_service.managing.prepared import PreparedEvents
 from replay_build_service.managing.sessions import Sessions
 from replay_build_service.managing.usage import Usages
 from replay_build_service.policies import PolicySet
-from replay_build_service.policy_values import RepositoryPattern, Resources
+from replay_build_service.policy_values import RepositoryPattern, Resources, VOPolicy
 from replay_build_service.web import make_application, make_templates
 from replay_build_service.web.auth import AtOnce, RateLimit
 from replay_build_service.web.base import HubHandler
@@ -92,8 +92,10 @@ class Web:
 
 
 @asynccontextmanager
-async def open_web(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Web]:
-    """The service's pages, over a database in that folder."""
+async def open_web(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, policies_of_vos: Sequence[VOPolicy] = ()
+) -> AsyncGenerator[Web]:
+    """The service's pages, over a database in that folder; without other policies, VOs that limit nothing."""
 
     async def prepare(handler: HubHandler) -> None:
         headers = handler.request.headers
@@ -104,8 +106,9 @@ async def open_web(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenera
 
     monkeypatch.setattr(HubHandler, "prepare", prepare)
     monkeypatch.setattr(HubHandler, "xsrf_token", b"the-xsrf-token")
-    async with a_store(folder) as store, a_house(store, vos=VOS) as house:
-        policies = PolicySet.alike(dict.fromkeys(VOS, ""), Resources())
+    found = policies_of_vos or [VOPolicy(vo, Resources()) for vo in VOS]
+    async with a_store(folder) as store, a_house(store, policies=found) as house:
+        policies = PolicySet(found)
         explaining = Explaining(store, policies)
         managing = Managing(
             vos=policies.vos,
@@ -113,7 +116,9 @@ async def open_web(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenera
             decisions=Decisions(store, lambda text: RepositoryPattern.parse(text).text),
             sessions=Sessions(store, house.hub, house.builds, house.feed),
             usages=Usages(store),
-            events=PreparedEvents(store, {"git": FakeProvider()}, house.builds, explaining.refuse_denied),
+            events=PreparedEvents(
+                store, {"git": FakeProvider()}, house.builds, explaining.refuse_denied, policies.build_ceiling
+            ),
             explaining=explaining,
             accounting_site="SITE",
         )

@@ -96,6 +96,7 @@ LINK_LIKE = st.builds(
 
 
 @given(st.one_of(st.text(), LINK_LIKE))
+@example("git/https%3A%2F%2Fexample.org%2Fo%2Fr.git%2F.GIT/HEAD")
 @example("git/https%3A%2F%2F%5B/HEAD")
 @example("gh/\ud800/b/c")
 @example("git/https%3A%2F%2F%E2%84%80/HEAD")
@@ -122,6 +123,9 @@ def test_any_text_is_a_spec_that_reads_the_same_again_or_our_own_error(text: str
         "https://github.com./o//r",
         "https://user:secret@github.com/o/r",
         "https://github.com/%6F/r",
+        "https://github.com/o/r.GIT",
+        "https://github.com/o/r.git.git",
+        "https://github.com/o/r/.git/",
     ],
 )
 def test_every_spelling_of_a_repository_is_the_same_repository(url: str) -> None:

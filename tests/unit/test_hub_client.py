@@ -30,3 +30,17 @@ async def test_a_name_that_could_lead_elsewhere_is_not_asked_for(name: str) -> N
         assert asked == []
         await hub.stop("a?b#c %2e%2e", "")
     assert [url.raw_path for url in asked] == [b"/hub/api/users/a%3Fb%23c%20%252e%252e/server"]
+
+
+@pytest.mark.parametrize(
+    ("told", "groups"),
+    [({"groups": ["vo.one"]}, frozenset({"vo.one"})), ({"groups": []}, frozenset[str]()), ({}, None)],
+)
+async def test_a_server_comes_with_the_groups_of_its_person_where_the_service_may_read_them(
+    told: dict[str, list[str]], groups: frozenset[str] | None
+) -> None:
+    server = {"ready": True, "url": "/user/ada/", "user_options": {"launch": "0" * 32}}
+    answer = httpx.Response(200, json={"name": "ada", "servers": {"": server}, **told})
+    async with HubClient("http://hub/hub/api", "token", transport=httpx.MockTransport(lambda _: answer)) as hub:
+        assert (await hub.server("ada", "")).groups == groups
+        assert (await hub.server("ada", "other")).groups == groups

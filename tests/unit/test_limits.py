@@ -17,9 +17,19 @@ from replay_build_service.domain import (
     LaunchState,
     NewEvent,
     Phase,
+    ResolvedRef,
 )
 from replay_build_service.errors import LimitReached
-from replay_build_service.policy_values import BuildCeiling, Ceilings, Counts, GPUs, Resources
+from replay_build_service.links import Repository, RepoSpec
+from replay_build_service.policy_values import (
+    BuildCeiling,
+    Ceilings,
+    Counts,
+    GPUs,
+    Limits,
+    RepositoryPattern,
+    Resources,
+)
 from tests.unit.core_fakes import a_job_of, a_store, image, ref
 
 pytestmark = pytest.mark.hub_independent
@@ -77,6 +87,30 @@ async def test_thirty_at_once_take_exactly_as_many_servers_of_a_repository_as_th
     assert len(refused) == 23
     assert {(one.most, one.count) for one in refused} == {(7, 7)}
     assert len(await store.launches_in(set(LaunchState))) == 7, "who is refused leaves nothing"
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        "https://Git.Example.org/Course/X",
+        "https://git.example.org/course/x.git",
+        "https://git.example.org/course/x.GIT",
+        "https://git.example.org/course/x.git/.git",
+        "https://git.example.org/course//X/",
+        "http://git.example.org/course/x",
+    ],
+)
+async def test_no_spelling_of_a_repository_has_a_number_of_its_own(store: Store, spelled: str) -> None:
+    def of(url: str) -> ResolvedRef:
+        return ResolvedRef(Repository.of_url(url), RepoSpec("git", url, "HEAD"), url, "a" * 40)
+
+    own = Limits(servers_of_repositories=((RepositoryPattern.parse("git.example.org/course/x"), 1),))
+    first, other = of("https://git.example.org/course/x"), of(spelled)
+    await store.create_launch(a_launch("ada", resolved=first), own.ceilings(first.repository))
+    with pytest.raises(LimitReached):
+        await store.create_launch(a_launch("boris", resolved=other), own.ceilings(other.repository))
+    another = of(f"{spelled.rstrip('/')}2")
+    await store.create_launch(a_launch("boris", resolved=another), own.ceilings(another.repository))
 
 
 async def test_a_repositorys_servers_count_for_whichever_vo_they_run(store: Store) -> None:

@@ -248,22 +248,3 @@ async def test_an_event_that_was_stored_shows_links_to_what_was_built_and_to_the
     spec = "git/https%3A%2F%2Fgit.example.org%2Fcourse"
     assert f'value="https://hub.example.org/v2/{spec}/{"a" * 40}"' in page
     assert f'value="https://hub.example.org/v2/{spec}/HEAD"' in page
-
-
-def test_the_policy_is_what_managers_are_bound_by() -> None:
-    """No form has a field for what the policy says: resources, limits, what it denies or allows."""
-    fields = {name for form in FORMS.values() for name in form}
-    assert fields == {
-        "effect",
-        "pattern",
-        "person",
-        "reason",
-        "stop",
-        "action",
-        "text",
-        "title",
-        "link",
-        "starts",
-        "ends",
-        "people",
-    }

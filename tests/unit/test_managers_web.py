@@ -150,6 +150,14 @@ async def test_each_form_does_what_it_says_and_leads_to_a_page_that_tells_so(web
     assert await web.store.rulings_of("vo.one") == VORulings()
 
 
+async def test_who_blocks_a_name_that_has_launched_nothing_is_told_to_look_at_its_spelling(web: Web) -> None:
+    await web.launched("ada", "vo.one", LaunchState.CHOOSING)
+    await web.launched("chiara", "vo.two", LaunchState.CHOOSING)
+    for person, told in (("Ada", "This person can launch nothing"), ("adda", "spelled"), ("chiara", "spelled")):
+        answer = await web.post(below("blocks"), MIA, person=person, reason="mining")
+        assert told in (await web.get(answer.headers["Location"])).text, person
+
+
 async def test_a_block_holds_also_where_what_runs_cannot_be_stopped(web: Web) -> None:
     launch = await web.launched("ada", "vo.one", LaunchState.STARTING)
     web.house.hub.servers["ada", ""] = Server(ServerStatus.STARTING, "/user/ada/", launch.id)

@@ -160,6 +160,18 @@ async def test_a_later_decision_on_the_same_takes_the_place_of_the_earlier(store
     assert [block.reason for block in found.blocks] == ["mining again"]
 
 
+@pytest.mark.parametrize("typed", ["ada123@egi.eu", " ADA123@egi.eu ", "Ada123@EGI.eu"])
+async def test_a_block_is_of_the_person_whom_the_hub_has_however_the_name_was_typed(
+    store: Store, deciding: Decisions, typed: str
+) -> None:
+    await deciding.block(ONE, "ADA123@egi.eu", "before", "")
+    assert await deciding.block(ONE, typed, "mining", "") == "ada123@egi.eu"
+    rulings = await store.rulings_of("vo.one")
+    assert [block.user for block in rulings.blocks] == ["ada123@egi.eu"]
+    with pytest.raises(BadLink, match="That is you"):
+        await deciding.block(ONE, ONE.name.upper(), "x", "")
+
+
 async def test_a_block_ends_by_itself(store: Store, deciding: Decisions, tmp_path: Path) -> None:
     soon = datetime.now(UTC) + timedelta(hours=2)
     await deciding.block(ONE, "ada", "for today", f"{soon:%Y-%m-%dT%H:%M}")

@@ -51,8 +51,12 @@ async def nothing_is_denied(vo: str, repository: Repository) -> None:
     assert isinstance(repository, Repository)
 
 
+def no_ceiling(vo: str) -> None:
+    """As where the policy does not limit builds."""
+
+
 def preparing(house: House, provider: FakeProvider | None = None) -> PreparedEvents:
-    return PreparedEvents(house.store, {"git": provider or FakeProvider()}, house.builds, nothing_is_denied)
+    return PreparedEvents(house.store, {"git": provider or FakeProvider()}, house.builds, nothing_is_denied, no_ceiling)
 
 
 async def test_an_event_is_built_ahead_at_once(vo: Vo, store: Store) -> None:
@@ -103,7 +107,7 @@ async def test_what_may_not_be_launched_is_not_built_ahead(vo: Vo, store: Store)
     async def all_is_denied(vo: str, repository: Repository) -> None:
         raise NotPermitted(f"{vo} denies {repository.short}.")
 
-    events = PreparedEvents(vo.house.store, {"git": FakeProvider()}, vo.house.builds, all_is_denied)
+    events = PreparedEvents(vo.house.store, {"git": FakeProvider()}, vo.house.builds, all_is_denied, no_ceiling)
     with pytest.raises(NotPermitted):
         await events.prepare(ONE, an_event())
     assert await store.unfinished_builds() == []

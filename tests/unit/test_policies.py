@@ -195,6 +195,13 @@ def test_every_explanation_has_the_same_rules_each_with_a_sentence_where_it_was_
         assert bool(rule.sentence) is (rule.outcome is not Outcome.NOT_REACHED)
 
 
+@pytest.mark.parametrize(("blocked", "asks"), [("ADA@egi.eu", "ada@egi.eu"), ("ada@egi.eu", "Ada@egi.eu")])
+def test_a_block_holds_however_a_hub_writes_names(blocked: str, asks: str) -> None:
+    rulings = VORulings(blocks=(Block(blocked, "Mining"),))
+    asked = question(person=Person(asks, frozenset({"vo.one"})))
+    assert decide(asked, policy(), rulings).deciding.name == "blocks by managers"
+
+
 def test_what_is_before_the_terms_is_told_without_an_agreement() -> None:
     assert refusal_before_terms(question(), policy(terms=TERMS), VORulings()) is None
     full = question(counts=Counts(repository=1000))

@@ -23,7 +23,7 @@ from demo.checkin_controls import Endpoint, Failing, Fault
 from demo.people import ADA, BORIS, DMITRI
 from replay_auth import EGICheckinAuthenticator
 from replay_auth.errors import SpawnRefused
-from replay_auth.notes import Cause, Claim, Doubt, Notes
+from replay_auth.notes import Cause, Claim, Doubt, Logout, Notes
 from replay_auth.refreshing import Standing, Verdict
 from replay_auth.stored import HubAuthStates
 from tests.hub_people import (
@@ -264,12 +264,53 @@ async def test_without_a_refresh_token_the_access_token_is_used_while_it_lives(
 async def test_who_logged_out_is_not_taken_for_somebody_the_provider_knows_no_more(
     checkin: CheckinStandIn, ours: EGICheckinAuthenticator, ada: User
 ) -> None:
-    await ours.logged_out(ada)
+    assert await ours.logged_out(ada) is True
     checkin.end_logins(ADA)
     verdict = await ours.refresher.refresh(ada)
     assert verdict.standing is Standing.IN_DOUBT
     assert verdict.doubt
     assert verdict.doubt.cause is Cause.LOGIN_NEEDED
+
+
+async def test_who_logged_out_is_believed_no_longer_than_a_proof_may_be_old(
+    checkin: CheckinStandIn, ours: EGICheckinAuthenticator, ada: User
+) -> None:
+    answered_at = (await notes_of(ada)).answered_at
+    await ours.logged_out(ada)
+    checkin.end_logins(ADA)
+    verdict = await ours.refresher.refresh(ada)
+    assert (verdict.standing, verdict.until) == (Standing.IN_DOUBT, answered_at + 0.6 * ours.membership_seconds)
+    await note(ada, answered_at=time.time() - 0.6 * ours.membership_seconds - 1)
+    assert (await ours.refresher.refresh(ada)).standing is Standing.DOUBTED_TOO_LONG, "and not for the grace"
+
+
+async def test_the_tokens_of_who_logged_out_stay_while_something_is_looked_at_by_them(
+    checkin: CheckinStandIn, ours: EGICheckinAuthenticator, ada: User
+) -> None:
+    token = ada.new_api_token(note="left")
+    assert await ours.logged_out(ada) is False
+    assert (await ours.refresher.refresh(ada)).standing is Standing.MEMBER
+    await ours._give_back_if_logged_out(ada)
+    assert checkin.controls.requests[Endpoint.REVOKE] == 0
+    ada.db.delete(orm.APIToken.find(ada.db, token))
+    ada.db.commit()
+    await ours._give_back_if_logged_out(ada)
+    assert checkin.controls.requests[Endpoint.REVOKE] == 2
+    await ours._give_back_if_logged_out(ada)
+    assert checkin.controls.requests[Endpoint.REVOKE] == 2, "once"
+
+
+async def test_what_a_verdict_has_ended_holds_until_something_changes(
+    checkin: CheckinStandIn, ours: EGICheckinAuthenticator, ada: User
+) -> None:
+    assert not await ours.refresher.has_ended(ada)
+    checkin.suspend(ADA)
+    await ours.refresher.refresh(ada)
+    before = asked(checkin)
+    assert await ours.refresher.has_ended(ada)
+    assert asked(checkin) == before
+    await hub_user(ada.db, ada.name, logged_in_state_after_restore(checkin, ours))
+    assert not await ours.refresher.has_ended(ada), "a login came"
 
 
 async def test_a_loss_is_not_forgotten_because_of_a_fault_after_it(
@@ -551,12 +592,12 @@ def test_a_hook_may_not_decide_in_place_of_memberships() -> None:
 # Where a server starts
 
 
-async def test_a_server_starts_by_a_membership_that_was_proved_within_the_bound(
+async def test_a_server_starts_by_a_membership_that_was_proved_within_three_fifths_of_the_bound(
     checkin: CheckinStandIn, ours: EGICheckinAuthenticator, ada: User
 ) -> None:
     await ours.pre_spawn_start(ada, None)
     assert asked(checkin)[Endpoint.USERINFO] == 0
-    await note(ada, answered_at=time.time() - ours.membership_seconds - 1)
+    await note(ada, answered_at=time.time() - 0.6 * ours.membership_seconds - 1)
     await ours.pre_spawn_start(ada, None)
     assert asked(checkin)[Endpoint.USERINFO] == 1
     await note(ada, answered_at=time.time() + 1000)
@@ -598,6 +639,7 @@ async def test_no_server_starts_while_a_membership_is_in_doubt(
         {"replay_membership": None},
         {"replay_membership": "x"},
         {"replay_membership": {"answered_at": "never", "doubt": 3, "claim": {"by": 1}, "is_lost": "yes"}},
+        {"replay_membership": {"logout": [], "doubt": {"since": 1, "cause": []}}},
         {"replay_membership": {"renew_at": float("inf"), "expires_at": True, "doubt": {"since": 1, "cause": "moon"}}},
     ],
 )
@@ -606,7 +648,8 @@ def test_what_is_no_note_counts_as_not_there(kept: Any) -> None:
 
 
 def test_notes_come_back_as_they_were() -> None:
-    notes = Notes(1.0, 2.0, 3.0, Doubt(4.0, Cause.FAULT), Claim("x", 5.0), may_have_ended=True, is_lost=True)
+    doubt, claim = Doubt(4.0, Cause.FAULT), Claim("x", 5.0)
+    notes = Notes(1.0, 2.0, 3.0, doubt, claim, may_have_ended=True, is_lost=True, logout=Logout.PENDING)
     assert Notes.of(notes.into({"other": 1})) == notes
     assert notes.into({"other": 1})["other"] == 1
 
