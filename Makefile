@@ -41,10 +41,11 @@ test-hub6: $(STAMPS)/test $(STAMPS)/pages
 test-hub55: $(STAMPS)/hub55 $(STAMPS)/pages
 	PATH='$(CURDIR)/$(HUB55)/bin:$(PATH)' $(HUB55)/bin/python $(PYTEST) -m 'not hub_independent and not one_hub_version'
 
+CLUSTER ?= tests/cluster
 # On a Kubernetes of its own, one test after the other. The first time, that is compiled, which takes minutes.
 test-cluster: $(STAMPS)/test $(STAMPS)/pages
 	$(BIN)/python -m tests.cluster --prepare
-	$(BIN)/python -m pytest $(FAILED) tests/cluster
+	$(BIN)/python -m pytest $(FAILED) $(CLUSTER)
 
 # Without the checks and the browser, for the time in between.
 test-quick: $(STAMPS)/test $(STAMPS)/pages
