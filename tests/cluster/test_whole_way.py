@@ -91,7 +91,7 @@ def test_twenty_people_at_once_get_one_build_and_twenty_sessions(
     start: Callable[..., Site], cluster_sites: ClusterSites, notebook_image: str
 ) -> None:
     # Twenty servers that begin at once take the processors of a small machine for longer than JupyterHub waits by itself.
-    patience = "c.Spawner.http_timeout = 240\nc.Spawner.start_timeout = 300\n"
+    patience = "c.Spawner.http_timeout = 400\nc.Spawner.start_timeout = 600\n"
     site = start(people=CROWD, settings={"MEM_GUARANTEE": "32M", "MEM_LIMIT": "1G"}, extra_config=patience)
     repo = site.repository(
         "crowd", {"Dockerfile": f"FROM {notebook_image}\nUSER root\nRUN sleep 5; date > /srv/made\nUSER 1000\n"}
