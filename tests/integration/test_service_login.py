@@ -391,6 +391,35 @@ ANONYMOUS = {
     "/services/replay/static/(.*)$": ("static/replay.css", 200, NO_METHOD),
     r"/(?:badge_logo\.svg)/?$": ("/badge_logo.svg", 200, NO_METHOD),
     r"/(?:badge\.svg)/?$": ("/badge.svg", 200, NO_METHOD),
+    "/services/replay/audit$": ("audit", TO_LOG_IN, REFUSED),
+    "/services/replay/vo/([^/]+)$": ("vo/v.example", TO_LOG_IN, REFUSED),
+}
+SIXTEEN = "0" * 16
+OF_A_VO = {
+    "sessions/([0-9a-f]{32})/stop": f"sessions/{ID}/stop",
+    "launches": "launches",
+    "builds": "builds",
+    "builds/([0-9a-f]{16})": f"builds/{SIXTEEN}",
+    "usage": "usage",
+    r"usage\.csv": "usage.csv",
+    r"usage\.apel": "usage.apel",
+    r"usage-gpus\.json": "usage-gpus.json",
+    "rules": "rules",
+    "rules/([0-9a-f]{16})/remove": f"rules/{SIXTEEN}/remove",
+    "blocks": "blocks",
+    "blocks/lift": "blocks/lift",
+    "banner": "banner",
+    "terms": "terms",
+    "explain": "explain",
+    "events": "events",
+    "events/([0-9a-f]{16})": f"events/{SIXTEEN}",
+    "events/([0-9a-f]{16})/build": f"events/{SIXTEEN}/build",
+    "events/([0-9a-f]{16})/call-off": f"events/{SIXTEEN}/call-off",
+    "audit": "audit",
+}
+ANONYMOUS |= {
+    f"/services/replay/vo/([^/]+)/{route}$": (f"vo/v.example/{path}", TO_LOG_IN, REFUSED)
+    for route, path in OF_A_VO.items()
 }
 
 
