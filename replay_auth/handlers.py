@@ -18,8 +18,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from oauthenticator.oauth2 import (
     OAuthCallbackHandler,
     OAuthLoginHandler,
-    _deserialize_state,  # pyright: ignore[reportPrivateUsage]  # as said above
-    _serialize_state,  # pyright: ignore[reportPrivateUsage]
+    _deserialize_state,  # pyright: ignore[reportPrivateUsage] - as said above
+    _serialize_state,  # pyright: ignore[reportPrivateUsage] - as said above
 )
 from tornado import web
 from tornado.httpclient import HTTPClientError
@@ -94,7 +94,7 @@ class CheckinLoginHandler(OwnPage, OAuthLoginHandler):
     """Sends the browser to the provider. ``?prompt=login`` makes the provider ask again who is there."""
 
     # tornado awaits what a handler's method returns; oauthenticator's happens to be synchronous.
-    async def get(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    async def get(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - as said above
         try:
             await self.checkin.know_endpoints()
         except ProviderFault as fault:

@@ -1,6 +1,5 @@
 """The part of a launch that waits for its image. Knows the store by its protocol."""
 
-from collections.abc import Collection
 from typing import Protocol
 
 from replay_build_service.builds import Builds
@@ -11,7 +10,6 @@ from replay_build_service.domain import (
     Launch,
     LaunchId,
     LaunchState,
-    NewEvent,
     Phase,
     RunnableImage,
     launch_stream,
@@ -19,28 +17,17 @@ from replay_build_service.domain import (
 from replay_build_service.errors import BuildFailed
 from replay_build_service.events import EventFeed
 from replay_build_service.policy_values import BuildCeiling
-from replay_build_service.starts import phase_event
+from replay_build_service.starts import MovesLaunches, phase_event
 
 MOST_BUILDS = 5
 """How many builds a launch waits for, one after the other, where others cancel each while it joins."""
 
 
-class AwaitingStore(Protocol):
+class AwaitingStore(MovesLaunches, Protocol):
     """What waiting asks of the database; see `replay_build_service.db.Store`."""
 
     async def get_launch(self, launch_id: LaunchId) -> Launch | None: ...
     async def launches_waiting_for(self, build_id: BuildId) -> int: ...
-    async def move_launch(
-        self,
-        launch_id: LaunchId,
-        allowed_from: Collection[LaunchState],
-        to: LaunchState,
-        *,
-        failure: str | None = None,
-        image: RunnableImage | None = None,
-        build_id: BuildId | None = None,
-        event: NewEvent | None = None,
-    ) -> bool: ...
 
 
 class Awaiting:

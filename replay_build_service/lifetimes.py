@@ -12,20 +12,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from replay_build_service.domain import (
-    BuildId,
     Launch,
     LaunchId,
     LaunchState,
-    NewEvent,
     Phase,
-    RunnableImage,
     Server,
     ServerStatus,
     launch_stream,
 )
 from replay_build_service.errors import ReplayError
 from replay_build_service.events import EventFeed
-from replay_build_service.starts import Hub, phase_event
+from replay_build_service.starts import Hub, MovesLaunches, phase_event
 
 log = logging.getLogger(__name__)
 
@@ -48,23 +45,12 @@ REST_SECONDS = 5.0
 """How long what a tidying found is good enough for the next who ask."""
 
 
-class LifetimeStore(Protocol):
+class LifetimeStore(MovesLaunches, Protocol):
     """What lifetimes ask of the database; see `replay_build_service.db.Store`."""
 
     async def launches_in(self, states: Collection[LaunchState]) -> Sequence[Launch]: ...
     async def given_up_after_their_plan(self, within: timedelta) -> Sequence[Launch]: ...
     async def take_back(self, launch_id: LaunchId) -> bool: ...
-    async def move_launch(
-        self,
-        launch_id: LaunchId,
-        allowed_from: Collection[LaunchState],
-        to: LaunchState,
-        *,
-        failure: str | None = None,
-        image: RunnableImage | None = None,
-        build_id: BuildId | None = None,
-        event: NewEvent | None = None,
-    ) -> bool: ...
 
 
 class Lifetimes:

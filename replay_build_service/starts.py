@@ -61,10 +61,9 @@ class Hub(Protocol):
     def progress(self, user: str, server_name: str) -> AsyncIterator[StartProgress]: ...
 
 
-class StartStore(Protocol):
-    """What starts ask of the database; see `replay_build_service.db.Store`."""
+class MovesLaunches(Protocol):
+    """A launch's change of state by compare-and-set; see `replay_build_service.db.Store`."""
 
-    async def get_launch(self, launch_id: LaunchId) -> Launch | None: ...
     async def move_launch(
         self,
         launch_id: LaunchId,
@@ -76,6 +75,12 @@ class StartStore(Protocol):
         build_id: BuildId | None = None,
         event: NewEvent | None = None,
     ) -> bool: ...
+
+
+class StartStore(MovesLaunches, Protocol):
+    """What starts ask of the database; see `replay_build_service.db.Store`."""
+
+    async def get_launch(self, launch_id: LaunchId) -> Launch | None: ...
     async def append_events(self, stream: str, events: Sequence[NewEvent], *, finished: bool = False) -> None: ...
 
 

@@ -17,9 +17,7 @@ from replay_build_service.domain import (
     Launch,
     LaunchId,
     LaunchState,
-    NewEvent,
     Phase,
-    RunnableImage,
     Server,
     ServerStatus,
     launch_stream,
@@ -29,7 +27,7 @@ from replay_build_service.managing import texts
 from replay_build_service.managing.admission import Manager
 from replay_build_service.managing.decisions import MOST_REASON
 from replay_build_service.records import Action, Decision, Session
-from replay_build_service.starts import STOP_POLL_SECONDS, STOP_SECONDS, phase_event
+from replay_build_service.starts import STOP_POLL_SECONDS, STOP_SECONDS, MovesLaunches, phase_event
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +42,7 @@ ASKED_AT_ONCE = 10
 ACTIVE = frozenset(state for state in LaunchState if not state.is_final)
 
 
-class SessionStore(Protocol):
+class SessionStore(MovesLaunches, Protocol):
     """What sessions ask of the database; see `replay_build_service.db.Store`."""
 
     async def sessions(
@@ -54,17 +52,6 @@ class SessionStore(Protocol):
     async def count_sessions(self, vo: str, states: Collection[LaunchState]) -> int: ...
     async def put_on_record(self, decision: Decision) -> None: ...
     async def launches_waiting_for(self, build_id: BuildId) -> int: ...
-    async def move_launch(
-        self,
-        launch_id: LaunchId,
-        allowed_from: Collection[LaunchState],
-        to: LaunchState,
-        *,
-        failure: str | None = None,
-        image: RunnableImage | None = None,
-        build_id: BuildId | None = None,
-        event: NewEvent | None = None,
-    ) -> bool: ...
 
 
 class ServerHub(Protocol):
