@@ -40,7 +40,7 @@ from replay_build_service.links import RepoSpec, safe_urlpath
 from replay_build_service.permissions import Permissions, Permit
 from replay_build_service.policy_values import Ceilings, Limited, Resources
 from replay_build_service.providers.base import RepoProvider
-from replay_build_service.starts import STILL_STARTING, Hub, Starts, StartStore, phase_event
+from replay_build_service.starts import STILL_STARTING, Hub, Starts, StartStore, is_of, phase_event
 
 log = logging.getLogger(__name__)
 
@@ -126,10 +126,10 @@ class Launches:
         holder, server = await asyncio.gather(
             self._store.holder(person.name, server_name), self._hub.server(person.name, server_name)
         )
-        if holder is not None and holder.state is LaunchState.RUNNING and not _is_of(server, holder):
+        if holder is not None and holder.state is LaunchState.RUNNING and not is_of(server, holder):
             # The record may be younger than what the hub said beside it.
             server = await self._hub.server(person.name, server_name)
-        if holder is not None and holder.state is LaunchState.RUNNING and not _is_of(server, holder):
+        if holder is not None and holder.state is LaunchState.RUNNING and not is_of(server, holder):
             await self._end(holder.id, {LaunchState.RUNNING}, "The session has ended.")
             holder = None
         return holder, server
@@ -391,7 +391,3 @@ def _launch(
         image=image,
         features=permit.features,
     )
-
-
-def _is_of(server: Server, launch: Launch) -> bool:
-    return server.status is not ServerStatus.ABSENT and server.launch_id == launch.id

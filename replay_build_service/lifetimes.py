@@ -22,7 +22,7 @@ from replay_build_service.domain import (
 )
 from replay_build_service.errors import ReplayError
 from replay_build_service.events import EventFeed
-from replay_build_service.starts import Hub, MovesLaunches, phase_event
+from replay_build_service.starts import Hub, MovesLaunches, in_time, is_of, phase_event
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +37,6 @@ OVERLOOKED_FOR = timedelta(days=7)
 
 AT_ONCE = 8
 """Questions to the hub at the same time."""
-
-STOP_SECONDS = 60.0
-STOP_POLL_SECONDS = 0.5
 
 REST_SECONDS = 5.0
 """How long what a tidying found is good enough for the next who ask."""
@@ -125,7 +122,7 @@ class Lifetimes:
         """Why a session may not go on; none where it may, or is over, or where the hub does not say."""
         try:
             server = await self._server(launch)
-            if not _is_of(server, launch):
+            if not is_of(server, launch):
                 await self._record_end(launch, None)
                 return None
         except ReplayError as error:
@@ -148,7 +145,7 @@ class Lifetimes:
         except ReplayError as error:
             _look_later(launch, error)
             return
-        if not _is_of(server, launch):
+        if not is_of(server, launch):
             # A launch is used once, so its server never comes back.
             self._settled.add(launch.id)
         elif server.status is ServerStatus.READY and await self._store.take_back(launch.id):
@@ -156,7 +153,7 @@ class Lifetimes:
             self._feed.notify(launch_stream(launch.id))
 
     async def _end_if_over(self, launch: Launch) -> bool:
-        if _is_of(await self._server(launch), launch):
+        if is_of(await self._server(launch), launch):
             return False
         return await self._record_end(launch, None)
 
@@ -170,13 +167,10 @@ class Lifetimes:
         try:
             async with self._slots:
                 await self._hub.stop(launch.user, launch.server_name)
-            async with asyncio.timeout(STOP_SECONDS):
-                # The hub has no event for a server that is gone, so it is asked.
-                while _is_of(await self._server(launch), launch):  # noqa: ASYNC110
-                    await asyncio.sleep(STOP_POLL_SECONDS)
-            await self._record_end(launch, why)
-        except TimeoutError:
-            log.warning("Session %s of %r does not stop", launch.id, launch.user)
+            if await in_time(lambda: self._server(launch), lambda server: not is_of(server, launch)):
+                await self._record_end(launch, why)
+            else:
+                log.warning("Session %s of %r does not stop", launch.id, launch.user)
         except ReplayError as error:
             _look_later(launch, error)
         except Exception:
@@ -225,7 +219,3 @@ def _look_later(launch: Launch, error: ReplayError) -> None:
 
 def _is_too_old(launch: Launch, now: datetime) -> bool:
     return launch.ends_by is not None and launch.ends_by <= now
-
-
-def _is_of(server: Server, launch: Launch) -> bool:
-    return server.status is not ServerStatus.ABSENT and server.launch_id == launch.id

@@ -6,7 +6,7 @@ the whole way from a click to a notebook.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime
 from typing import Protocol, assert_never
 
@@ -185,21 +185,35 @@ class Starts:
                 assert_never(server.status)
 
     async def _until_stopped(self, user: str, server_name: str) -> None:
-        try:
-            async with asyncio.timeout(STOP_SECONDS):
-                while True:
-                    server = await self._hub.server(user, server_name)
-                    if server.status is ServerStatus.ABSENT:
-                        return
-                    await asyncio.sleep(STOP_POLL_SECONDS)
-        except TimeoutError as error:
+        if not await in_time(
+            lambda: self._hub.server(user, server_name), lambda server: server.status is ServerStatus.ABSENT
+        ):
             raise SourceFault(
                 f"Your running server did not stop within {STOP_SECONDS:.0f} seconds. Try again in a few minutes."
-            ) from error
+            )
 
     async def _say(self, launch_id: LaunchId, phase: Phase, text: str) -> None:
         await self._store.append_events(launch_stream(launch_id), [phase_event(phase, text)])
         self._feed.notify(launch_stream(launch_id))
+
+
+def is_of(server: Server, launch: Launch) -> bool:
+    """Whether there is a server, and it is this very launch's."""
+    return server.status is not ServerStatus.ABSENT and server.launch_id == launch.id
+
+
+async def in_time(look: Callable[[], Awaitable[Server]], has_stopped: Callable[[Server], bool]) -> bool:
+    """Wait for a server to stop, `STOP_SECONDS` at most; false where it has not. Raises what ``look`` raises.
+
+    The hub has no event for a server that is gone, so it is asked again and again.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + STOP_SECONDS
+    while not has_stopped(await look()):
+        if loop.time() >= deadline:
+            return False
+        await asyncio.sleep(STOP_POLL_SECONDS)
+    return True
 
 
 def phase_event(phase: Phase, text: str) -> NewEvent:

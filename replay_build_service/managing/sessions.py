@@ -27,7 +27,7 @@ from replay_build_service.managing import texts
 from replay_build_service.managing.admission import Manager
 from replay_build_service.managing.decisions import MOST_REASON
 from replay_build_service.records import Action, Decision, Session
-from replay_build_service.starts import STOP_POLL_SECONDS, STOP_SECONDS, MovesLaunches, phase_event
+from replay_build_service.starts import MovesLaunches, in_time, is_of, phase_event
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ class Sessions:
         except (SourceFault, Conflict):
             # No fact about the session: it is shown as our record has it.
             return ActiveSession(session, is_known=False)
-        if _is_of(server, launch):
+        if is_of(server, launch):
             return ActiveSession(session, server.last_activity)
         await self._move(launch, {LaunchState.RUNNING}, "The session has ended.", told_later=False)
         return None
@@ -168,7 +168,7 @@ class Sessions:
     async def _stop_server(self, launch: Launch) -> None:
         """Stop the server where it is this very launch's, and wait until it is not any more."""
         server = await self._hub.server(launch.user, launch.server_name)
-        if not _is_of(server, launch):
+        if not is_of(server, launch):
             return
         if server.status is ServerStatus.STARTING:
             raise Conflict(
@@ -176,16 +176,10 @@ class Sessions:
             )
         if server.status is ServerStatus.READY:
             await self._hub.stop(launch.user, launch.server_name)
-        try:
-            async with asyncio.timeout(STOP_SECONDS):
-                while True:
-                    if not _is_of(await self._hub.server(launch.user, launch.server_name), launch):
-                        return
-                    await asyncio.sleep(STOP_POLL_SECONDS)
-        except TimeoutError as error:
-            raise SourceFault(
-                f"The session did not stop within {STOP_SECONDS:.0f} seconds. Look again in a few minutes."
-            ) from error
+        if not await in_time(
+            lambda: self._hub.server(launch.user, launch.server_name), lambda server: not is_of(server, launch)
+        ):
+            raise SourceFault("The session did not stop within a minute. Look again in a few minutes.")
 
     async def _move(
         self, launch: Launch, allowed_from: Collection[LaunchState], told: str, *, told_later: bool = True
@@ -204,7 +198,3 @@ class Sessions:
     async def _cancel_unwanted_build(self, launch: Launch) -> None:
         if launch.build_id is not None and not await self._store.launches_waiting_for(launch.build_id):
             await self._builds.cancel(launch.build_id)
-
-
-def _is_of(server: Server, launch: Launch) -> bool:
-    return server.status is not ServerStatus.ABSENT and server.launch_id == launch.id

@@ -26,8 +26,8 @@ SILENT = SourceFault("The hub does not answer just now. Try again in a moment.")
 
 @pytest.fixture(autouse=True)
 def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, name in [(lifetimes_module, "STOP_POLL_SECONDS"), (starts_module, "LOOK_SECONDS")]:
-        monkeypatch.setattr(module, name, 0.01)
+    for name in ("STOP_POLL_SECONDS", "LOOK_SECONDS"):
+        monkeypatch.setattr(starts_module, name, 0.01)
 
 
 @pytest.fixture

@@ -31,8 +31,8 @@ TOKEN, DATAHUB = Feature("token", "An access token"), Feature("datahub", "Your s
 
 @pytest.fixture(autouse=True)
 def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, name in [(lifetimes_module, "STOP_POLL_SECONDS"), (starts_module, "LOOK_SECONDS")]:
-        monkeypatch.setattr(module, name, 0.01)
+    for name in ("STOP_POLL_SECONDS", "LOOK_SECONDS"):
+        monkeypatch.setattr(starts_module, name, 0.01)
 
 
 @pytest.fixture
