@@ -15,8 +15,9 @@ from replay_build_service.doctor.asking import Answer, NoAnswer, fetch
 from replay_build_service.doctor.deployment import Deployment
 from replay_build_service.doctor.verdicts import Verdict, failed, not_known, ok
 
-NEEDED_SCOPES = ("servers", "read:servers", "read:users:name")
-"""All that the service asks of the hub, see `replay_build_service.hub`."""
+NEEDED_SCOPES = ("servers", "read:servers", "read:users:name", "read:users:groups")
+"""All that the service asks of the hub, see `replay_build_service.hub`. Without the last it starts and works, and does not see
+that somebody has left the VO of a session."""
 
 _READ_SERVICES = "read:services"
 _USUAL_CULLERS = ("idle-culler", "jupyterhub-idle-culler", "jupyterhub-idle-culler-service", "cull-idle")

@@ -88,7 +88,7 @@ c.JupyterHub.services.append({{
 }})
 c.JupyterHub.load_roles.append({{"name": "user", "scopes": ["self", "access:services!service=replay"]}})
 c.JupyterHub.load_roles.append(
-    {{"name": "replay", "services": ["replay"], "scopes": ["servers", "read:servers", "read:users:name"]}}
+    {{"name": "replay", "services": ["replay"], "scopes": ["servers", "read:servers", "read:users:name", "read:users:groups"]}}
 )
 c.JupyterHub.extra_handlers = link_handlers("{service}/services/replay/", "replay-state/service_token")
 c.ReplayBuildService.vos = {{"researchers": "https://groups.example.org/join?a=b&c=d"}}

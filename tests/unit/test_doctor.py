@@ -155,10 +155,23 @@ def identity(*scopes: str) -> dict[str, object]:
     ("reply", "state", "words"),
     [
         (as_document(identity(*NEEDED_SCOPES, "delete:servers")), State.OK, "the service “replay”, with the scopes"),
-        (as_document(identity("read:servers", "read:users:name")), State.FAILED, "lacks the scope servers"),
-        (as_document(identity()), State.FAILED, "lacks the scope servers, read:servers, read:users:name"),
         (
-            as_document(identity("servers!group=vo", "read:servers", "read:users:name")),
+            as_document(identity("read:servers", "read:users:name", "read:users:groups")),
+            State.FAILED,
+            "lacks the scope servers",
+        ),
+        (
+            as_document(identity()),
+            State.FAILED,
+            "lacks the scope servers, read:servers, read:users:name, read:users:groups",
+        ),
+        (
+            as_document(identity("servers", "read:servers", "read:users:name")),
+            State.FAILED,
+            "lacks the scope read:users:groups",
+        ),
+        (
+            as_document(identity("servers!group=vo", "read:servers", "read:users:name", "read:users:groups")),
             State.NOT_KNOWN,
             "scope servers holds for some people only",
         ),
@@ -175,7 +188,7 @@ async def test_the_hub_says_who_the_token_is(tmp_path: Path, reply: Reply, state
     assert words in verdict.message
     assert SECRET not in told(verdict)
     if "lacks" in words:
-        assert '"scopes": ["servers", "read:servers", "read:users:name"]' in verdict.remedy
+        assert '"scopes": ["servers", "read:servers", "read:users:name", "read:users:groups"]' in verdict.remedy
 
 
 async def test_a_hub_that_is_not_there_or_not_named_is_told_apart(tmp_path: Path) -> None:
