@@ -1,6 +1,7 @@
 """``python -m demo`` as a newcomer starts it: it works, it ends without a trace, and it keeps what was built."""
 
 import os
+import random
 import re
 import signal
 import subprocess
@@ -49,9 +50,10 @@ class _Fields(HTMLParser):
 
 
 def first_of_free_ports() -> int:
-    """The first of several ports in a row that nobody uses."""
+    """The first of several ports in a row that nobody uses; any of them, since another demo may be about to start."""
     used = {connection.laddr.port for connection in psutil.net_connections() if connection.laddr}
-    return next(start for start in range(23_000, 30_000, PORTS) if not used.intersection(range(start, start + PORTS)))
+    free = [start for start in range(23_000, 30_000, PORTS) if not used.intersection(range(start, start + PORTS))]
+    return random.choice(free)
 
 
 @contextmanager
