@@ -8,9 +8,10 @@ BIN := $(CURDIR)/$(VENV)/bin
 # JupyterHub's older major version, beside the newer one of $(VENV).
 HUB55 := .venv-hub55
 STAMPS := .stamps
+EXAMPLE := $(wildcard demo/example_feature/*.*)
 # Compiled once here, so that every start is quick.
 INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --require-hashes --python
-FRONTEND := $(wildcard replay_build_service/web/frontend/*)
+FRONTEND := $(wildcard replay_build_service/web/frontend/* replay_spawner/lab/frontend/*)
 # The machine's own Node where it is new enough for the proxy and npm is there, or else the one that a wheel brings.
 NODE_AT_LEAST := 20
 ifeq ($(shell node -e 'process.exit(parseInt(process.versions.node) < $(NODE_AT_LEAST) ? 1 : 0)' 2>/dev/null && command -v npm),)
@@ -56,6 +57,7 @@ lint: $(STAMPS)/test $(STAMPS)/node-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	node_modules/.bin/tsc -p replay_build_service/web/frontend
+	node_modules/.bin/tsc -p replay_spawner/lab/frontend
 	node_modules/.bin/pyright
 
 bench: $(STAMPS)/test $(STAMPS)/pages
@@ -67,7 +69,7 @@ screenshots: $(STAMPS)/test $(STAMPS)/pages
 	cp test-results/launch.png docs/images/launch.png
 
 clean:
-	rm -rf $(VENV) $(HUB55) node_modules $(STAMPS) .demo replay_build_service/web/static/dist
+	rm -rf $(VENV) $(HUB55) node_modules $(STAMPS) .demo replay_build_service/web/static/dist replay_spawner/lab/labextensions/*/*.js
 
 $(STAMPS)/venv: requirements/uv.txt
 	@mkdir -p $(STAMPS)
@@ -77,9 +79,9 @@ $(STAMPS)/venv: requirements/uv.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	@touch $@
 
-$(STAMPS)/demo: $(STAMPS)/venv requirements/demo.txt pyproject.toml
+$(STAMPS)/demo: $(STAMPS)/venv requirements/demo.txt pyproject.toml $(EXAMPLE)
 	$(INSTALL) $(BIN)/python -r requirements/demo.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable . ./demo/example_feature
 	$(BIN)/python -m compileall -q replay_auth replay_spawner replay_build_service demo/*.py
 	@touch $@
 
@@ -87,10 +89,10 @@ $(STAMPS)/test: $(STAMPS)/demo requirements/dev.txt
 	$(INSTALL) $(BIN)/python -r requirements/dev.txt
 	@touch $@
 
-$(STAMPS)/hub55: $(STAMPS)/venv requirements/hub55.txt pyproject.toml
+$(STAMPS)/hub55: $(STAMPS)/venv requirements/hub55.txt pyproject.toml $(EXAMPLE)
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(HUB55)
 	$(INSTALL) $(HUB55)/bin/python -r requirements/hub55.txt
-	$(BIN)/uv pip install --quiet --python $(HUB55)/bin/python --no-deps --no-build-isolation --editable .
+	$(BIN)/uv pip install --quiet --python $(HUB55)/bin/python --no-deps --no-build-isolation --editable . ./demo/example_feature
 	@touch $@
 
 $(STAMPS)/node-wheel: $(STAMPS)/venv requirements/node.txt
@@ -109,4 +111,5 @@ $(STAMPS)/node-dev: $(STAMPS)/node
 
 $(STAMPS)/pages: $(STAMPS)/node $(FRONTEND)
 	node replay_build_service/web/frontend/build.mjs
+	node replay_spawner/lab/frontend/build.mjs
 	@touch $@

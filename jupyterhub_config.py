@@ -15,6 +15,9 @@ Settings come from the environment, all optional but the first two:
     REPLAY_MEMBERSHIP_SECONDS        300                     so soon a lost VO ends access: docs/access.md
     REPLAY_MEMBERSHIP_GRACE          3600                    so long a VO is believed that cannot be looked up
     REPLAY_SCRIPT_AUDIENCES                                  clients whose access tokens scripts may bring, by commas
+    REPLAY_TOKEN_BY                  auto                    exchange or refresh: how sessions get access tokens, docs/access.md
+    REPLAY_TOKEN_SCOPES, REPLAY_TOKEN_AUDIENCE               what those are good for, scopes by commas
+    REPLAY_TOKEN_REVOKE              1                       0: those are not given back when sessions end
     REPLAY_ALLOWED_HOSTS             public forges           hosts that repositories may come from, by commas
     REPLAY_EXEMPT_ORIGINS                                    origins asked although private or not HTTPS, by commas
     REPLAY_BUILDER                   venv                    docker: builds and sessions are containers of an engine;
@@ -26,6 +29,10 @@ Settings come from the environment, all optional but the first two:
     REPLAY_MEM_LIMIT                 4G                      of each session
     REPLAY_CPU_GUARANTEE                                     cores of each session, such as 0.5
     REPLAY_CPU_LIMIT                                         cores of each session
+    REPLAY_FEATURES                  token; with REPLAY_ONEZONE_URL datahub, too: what sessions can get, by commas
+    REPLAY_ONEZONE_URL                                       https://datahub.egi.eu, for sessions with spaces of the DataHub
+    REPLAY_ONEPROVIDER                                       host of the Oneprovider whose spaces they get
+    REPLAY_ONEZONE_CA_FILE                                   certificates of a DataHub with an authority of its own
     REPLAY_IDLE_SECONDS              3600                    a session without activity is stopped after that
     REPLAY_ORDINARY_SERVERS          1                       0: the hub starts servers from links only
     REPLAY_KEEP_SERVERS              1                       0: sessions and builds end with the hub
@@ -34,8 +41,8 @@ Settings come from the environment, all optional but the first two:
     REPLAY_EXTRA_CONFIG                                      a folder: its *.py are run after this file, by their names
 
 With REPLAY_HUB=zero-to-jupyterhub the hub is that of the chart of this name, with charts/replay/values-z2jh.yaml over its
-values, and the service is in a pod of its own, as charts/replay has it. Then addresses, ports, database, proxy, services,
-roles and culler are those charts' own, and so is the login where there is no REPLAY_OIDC_CLIENT_ID. Also there are:
+values, and the service is in a pod of its own, as charts/replay has it. Then addresses, ports, database, proxy, services
+and roles are those charts' own, but for the culler; and so is the login where there is no REPLAY_OIDC_CLIENT_ID. Also there are:
 
     REPLAY_SERVICE_URL               http://127.0.0.1:10101  where the hub and its proxy reach the service
     REPLAY_TOKEN_FILE                in the state folder     the token that hub and service share
@@ -83,6 +90,7 @@ from replay_auth import EGICheckinAuthenticator
 from replay_build_service.kept_secrets import UnusableSecret, kept_secret
 from replay_build_service.policy_file import UnusablePolicies, read_policies
 from replay_spawner import hub_templates, link_handlers
+from replay_spawner.idle import culler_role, culler_service
 
 c = get_config()  # noqa: F821 - the name is given by traitlets
 
@@ -163,6 +171,11 @@ if is_whole_hub or client_id:
     c.EGICheckinAuthenticator.membership_seconds = float(setting("MEMBERSHIP_SECONDS", "300"))
     c.EGICheckinAuthenticator.membership_grace = float(setting("MEMBERSHIP_GRACE", "3600"))
     c.EGICheckinAuthenticator.script_audiences = listed("SCRIPT_AUDIENCES")
+    c.EGICheckinAuthenticator.session_token_by = setting("TOKEN_BY", "auto")
+    if scopes := listed("TOKEN_SCOPES"):
+        c.EGICheckinAuthenticator.session_token_scopes = scopes
+    c.EGICheckinAuthenticator.session_token_audience = setting("TOKEN_AUDIENCE")
+    c.EGICheckinAuthenticator.revoke_session_tokens = setting("TOKEN_REVOKE", "1") == "1"
 if is_whole_hub:
     try:
         c.CryptKeeper.keys = [kept_secret(state / "auth_state_key")]
@@ -176,6 +189,9 @@ c.ReplayMixin.replay_token_file = token_file
 c.ReplayMixin.replay_ordinary_servers = setting("ORDINARY_SERVERS", "1") == "1"
 if is_whole_hub:
     c.Spawner.default_url = "/lab"
+if onezone := setting("ONEZONE_URL"):
+    c.DataHub.onezone_url, c.DataHub.oneprovider = onezone, setting("ONEPROVIDER")
+    c.DataHub.ca_file = setting("ONEZONE_CA_FILE")
 docker_host = setting("DOCKER_HOST", "unix:///var/run/docker.sock")
 if builder == "kubernetes":
     c.JupyterHub.spawner_class = "replay_spawner.kube.ReplayKubeSpawner"
@@ -204,17 +220,7 @@ if is_whole_hub:
             "command": [sys.executable, "-m", "replay_build_service.app", "run", "--config", __file__],
             "environment": {name: os.environ[name] for name in passed_on if name in os.environ},
             "oauth_no_confirm": True,
-        },
-        {
-            "name": "idle-culler",
-            "environment": {"REPLAY_STATE_DIR": str(state)},
-            "command": [
-                sys.executable,
-                "-m",
-                "jupyterhub_idle_culler",
-                f"--timeout={setting('IDLE_SECONDS', '3600')}",
-                f"--cull-every={max(1, min(300, int(setting('IDLE_SECONDS', '3600')) // 4))}",
-            ],
+            "oauth_client_allowed_scopes": ["access:servers!user"],  # For “Download my work”.
         },
     ]
     c.JupyterHub.load_roles = [
@@ -231,14 +237,13 @@ if is_whole_hub:
                 "read:services!service=idle-culler",
             ],
         },
-        {
-            "name": "idle-culler",
-            "services": ["idle-culler"],
-            "scopes": ["list:users", "read:users:activity", "read:servers", "delete:servers"],
-        },
     ]
 if policies:
     c.JupyterHub.load_roles.extend(policies.load_roles())
+c.JupyterHub.services.append(
+    culler_service(int(setting("IDLE_SECONDS", "3600")), f"{service_url}/services/replay/", token_file)
+)
+c.JupyterHub.load_roles.append(culler_role())
 # Links are answered by the hub, also where the service does not answer; badges by the service.
 c.JupyterHub.extra_handlers.extend(link_handlers(f"{service_url}/services/replay/", token_file))
 c.JupyterHub.template_paths.insert(0, hub_templates())
@@ -253,6 +258,9 @@ c.ReplayBuildService.public_url = public_url
 c.ReplayBuildService.metrics_address = setting("METRICS_ADDRESS")
 c.ReplayBuildService.vos = vos
 c.ReplayBuildService.policy_file = policy_file
+# The token is the login's to give, and DataHub is asked for with one.
+usual_features = ["token"] * bool(client_id) + ["datahub"] * bool(client_id and setting("ONEZONE_URL"))
+c.ReplayBuildService.features = listed("FEATURES") if "REPLAY_FEATURES" in os.environ else usual_features
 c.ReplayBuildService.mem_guarantee = setting("MEM_GUARANTEE", "2G")
 c.ReplayBuildService.mem_limit = setting("MEM_LIMIT", "4G")
 for name in ("cpu_guarantee", "cpu_limit"):

@@ -1,6 +1,6 @@
-"""``make demo``: the reference configuration with the demo's settings, and the two stand-ins it talks to.
+"""``make demo``: the reference configuration with the demo's settings, and the stand-ins it talks to.
 
-The hub runs from ``jupyterhub_config.py`` as it is. What a real site has elsewhere, Check-in and repositories, is
+The hub runs from ``jupyterhub_config.py`` as it is. What a real site has elsewhere, Check-in, the DataHub and repositories, is
 answered by stand-ins in this process, on loopback. When this ends, nothing that it started is left.
 """
 
@@ -22,9 +22,12 @@ from urllib.request import urlopen
 
 import psutil
 
+from demo.certificates import certificate_with_key
 from demo.checkin import CheckinStandIn
+from demo.checkin_controls import Endpoint
 from demo.containers import NoEngine, container_settings, remove_containers
 from demo.git_server import GitServer
+from demo.onezone import OnezoneStandIn
 from demo.people import PEOPLE
 from demo.repositories import Published, publish
 
@@ -43,9 +46,7 @@ class CannotStart(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until Ctrl-C; 0 at an asked end, 1 with a sentence where it cannot start or the hub ended by itself."""
     parser = argparse.ArgumentParser(prog="python -m demo", description="Replay on this machine, to try it.")
-    parser.add_argument(
-        "--port", type=int, default=8000, help="where the hub answers; the next five ports are used too"
-    )
+    parser.add_argument("--port", type=int, default=8000, help="where the hub answers; the next six ports are used too")
     parser.add_argument("--dir", type=Path, default=PROJECT / ".demo", help="what the demo keeps")
     options = parser.parse_args(arguments)
     # Also where it was started in the background, and so with Ctrl-C ignored.
@@ -65,7 +66,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 def _run(port: int, folder: Path) -> int:
-    for wanted in range(port, port + 6):
+    for wanted in range(port, port + 7):
         _check_free(wanted, port)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     url = f"http://127.0.0.1:{port}"
@@ -79,6 +80,7 @@ def _run(port: int, folder: Path) -> int:
     except NoEngine as error:
         raise CannotStart(str(error)) from error
     repositories = publish(folder / "git")
+    certificate, authority = certificate_with_key(folder)
     with (
         GitServer(folder / "git", port=port + 5) as git,
         CheckinStandIn(
@@ -88,6 +90,9 @@ def _run(port: int, folder: Path) -> int:
             redirect_uris=[f"{url}/hub/oauth_callback"],
             people=PEOPLE,
         ) as checkin,
+        OnezoneStandIn(
+            port=port + 6, userinfo_url=checkin.url_of(Endpoint.USERINFO), certificate=certificate
+        ) as onezone,
     ):
         settings = {
             "OIDC_CLIENT_ID": CLIENT_ID,
@@ -97,6 +102,10 @@ def _run(port: int, folder: Path) -> int:
             "PORTS": f"{port + 1},{port + 2},{port + 3}",
             "STATE_DIR": str(folder / "state"),
             "EXEMPT_ORIGINS": git.url.rstrip("/"),
+            "FEATURES": "token,datahub,stations",
+            "ONEZONE_URL": onezone.url,
+            "ONEPROVIDER": onezone.provider,
+            "ONEZONE_CA_FILE": str(authority),
             "POLICIES": str(PROJECT / "demo" / "policies.yaml"),
             "PYTHON_DOWNLOADS": os.environ.get("REPLAY_PYTHON_DOWNLOADS", "1"),
             "KEEP_SERVERS": "0",
@@ -138,7 +147,7 @@ def _check_free(wanted: int, first: int) -> None:
             tried.bind(("127.0.0.1", wanted))
         except OSError as error:
             raise CannotStart(
-                f"Port {wanted} is in use. The demo takes {first} to {first + 5}; name another start with: make demo PORT=…"
+                f"Port {wanted} is in use. The demo takes {first} to {first + 6}; name another start with: make demo PORT=…"
             ) from error
 
 
@@ -183,6 +192,7 @@ def _welcome(
     for person in checkin.people:
         print(f"  {person.name:<18} {person.remark}")
     print(f"A manager sees and stops what runs for their VO: {url}/services/replay/vo/{DMITRI_MANAGES}")
+    print("Everybody has spaces of a stand-in for the DataHub: tick its box where you agree to a launch.")
     print(f"What is said of them, and how Check-in fails, can be changed at {checkin.controls_url}")
     if in_containers:
         print("\nBuilds and sessions are containers of this machine's engine; what was built stays there.")

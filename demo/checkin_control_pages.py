@@ -65,6 +65,8 @@ class SettingsChange(_Strict):
     access_token_seconds: Annotated[int, Field(ge=1)] | None = None
     rotates_refresh_tokens: bool | None = None
     exchanges_tokens: bool | None = None
+    token_answer: dict[str, Any] | None = None
+    revoking_ends_logins: bool | None = None
     lists_revocation: bool | None = None
     clock_skew_seconds: int | None = None
     released_claims: ReleasedClaims | None = None
@@ -158,7 +160,7 @@ def _apply(stand_in: Controlled, change: Change) -> None:
             stand_in.end_logins(person)
     for name in change.settings.model_fields_set:
         value = getattr(change.settings, name)
-        if value is None and name not in {"id_token_flaw", "userinfo_subject"}:
+        if value is None and name not in {"id_token_flaw", "userinfo_subject", "token_answer"}:
             raise ValueError(f"{name} has to have a value.")
         setattr(controls.settings, name, value)
     for endpoint, fault in change.faults.items():

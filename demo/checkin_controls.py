@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from typing import Any
 
 from demo.people import Person
 
@@ -39,6 +40,8 @@ class Failing(StrEnum):
     """The connection is cut without an answer, before anything is done."""
     LOSE_ANSWER = "lose-answer"
     """What was asked is done, and the connection is cut instead of the answer."""
+    PAGE = "page"
+    """A page with status 200, as of a portal in between."""
     REFUSE = "refuse"
     """Nothing listens. Only for an address with a port of its own, or for all at once."""
 
@@ -108,7 +111,11 @@ class Settings:
     rotates_refresh_tokens: bool = False
     """A refresh gives a new refresh token and uses the old one up; an old one that comes back ends all of its login."""
     exchanges_tokens: bool = False
-    """RFC 8693."""
+    """RFC 8693; the configuration says so where it is on."""
+    token_answer: dict[str, Any] | None = None
+    """Laid over what the token address answers to a request that it grants; a field that is None is left out."""
+    revoking_ends_logins: bool = False
+    """An access token that is revoked ends all of its login, and not itself alone."""
     lists_revocation: bool = True
     """Whether the configuration names the address that revokes (RFC 7009)."""
     clock_skew_seconds: int = 0

@@ -1,8 +1,9 @@
-"""The sockets of the stand-in for Check-in: each can refuse connections for a while and keeps its port meanwhile."""
+"""The sockets of the stand-ins for Check-in and the DataHub: each can refuse connections for a while and keeps its port meanwhile."""
 
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from typing import Any
 
@@ -17,10 +18,14 @@ class _QuietRequests(WSGIRequestHandler):
 
 
 class Listener:
-    """One address on loopback, answered by threads of its own. Port 0 takes a free one, which is kept until `close`."""
+    """One address on loopback, answered by threads of its own. Port 0 takes a free one, which is kept until `close`.
 
-    def __init__(self, host: str, port: int) -> None:
+    With ``tls`` it speaks that and nothing else.
+    """
+
+    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
         self._host = host
+        self._tls = tls
         self._kept = self._bound(port)
         self.port: int = self._kept.getsockname()[1]
         self._server: BaseWSGIServer | None = None
@@ -33,9 +38,15 @@ class Listener:
         self._kept.listen(128)
         # The server has its own descriptor of the same socket.
         self._server = make_server(
-            self._host, self.port, app, threaded=True, request_handler=_QuietRequests, fd=self._kept.fileno()
+            self._host,
+            self.port,
+            app,
+            threaded=True,
+            request_handler=_QuietRequests,
+            fd=self._kept.fileno(),
+            ssl_context=self._tls,
         )
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="checkin", daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="stand-in", daemon=True)
         self._thread.start()
 
     def refuse(self) -> None:

@@ -112,6 +112,8 @@ class Token(TokenMixin):
     family: str
     """The login that it goes back to: all of a family end together."""
     audience: tuple[str, ...]
+    login_scope: str = ""
+    """Of its refresh token: what may be asked for with it, however little is asked for in between (RFC 6749, 6)."""
 
     def check_client(self, client: ClientMixin) -> bool:
         return client is self.client
@@ -202,11 +204,13 @@ class Memory:
                 self._used_refresh_tokens.add(text)
             return token
 
-    def revoke(self, text: str) -> None:
-        """An access token alone; with a refresh token, all of its family."""
+    def revoke(self, text: str, *, ends_login: bool = False) -> None:
+        """An access token alone, unless ``ends_login``; with a refresh token, all of its family."""
         with self._lock:
             if text in self._by_refresh_token:
                 self._ended_families.add(self._by_refresh_token[text].family)
+            elif ends_login and text in self._by_access_token:
+                self._ended_families.add(self._by_access_token[text].family)
             else:
                 self._by_access_token.pop(text, None)
 

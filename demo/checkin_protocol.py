@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from authlib.integrations.flask_oauth2 import AuthorizationServer, ResourceProtector
@@ -78,6 +79,7 @@ class CheckinServer(AuthorizationServer):
                 expires_in=token["expires_in"],
                 family=before.family if before else secrets.token_hex(8),
                 audience=(request.form.get("audience") or request.client.client_id,),
+                login_scope=before.login_scope if before else token.get("scope", ""),
             )
         )
 
@@ -125,7 +127,8 @@ class RefreshGrant(grants.RefreshTokenGrant):
         token = self.server.memory.use_refresh_token(refresh_token, up=rotates)
         if token and self.server.controls.standing_of(token.person) is Standing.INACTIVE:
             return None
-        return token
+        # What may be asked for is what the login was granted, whatever was asked for since.
+        return replace(token, scope=token.login_scope) if token else None
 
     def authenticate_user(self, refresh_token: Token) -> Person:
         return refresh_token.person
@@ -152,6 +155,8 @@ class ExchangeGrant(BaseGrant, TokenEndpointMixin):
         form: Any = self.request.form
         if form.get("subject_token_type") != _ACCESS_TOKEN:
             raise InvalidRequestError("The subject_token_type has to be that of an access token.")
+        if form.get("requested_token_type", _ACCESS_TOKEN) != _ACCESS_TOKEN:
+            raise InvalidRequestError("Nothing but access tokens are given here.")
         subject = usable(self.server.memory.of_access_token(form.get("subject_token", "")), self.server.controls)
         if subject is None:
             raise InvalidGrantError("The subject_token is not valid.")
@@ -235,7 +240,8 @@ class Revocation(RevocationEndpoint):
         return self.server.memory.of_refresh_token(token_string) or self.server.memory.of_access_token(token_string)
 
     def revoke_token(self, token: Token, request: Any) -> None:
-        self.server.memory.revoke(request.form["token"])
+        ends_login = self.server.controls.settings.revoking_ends_logins
+        self.server.memory.revoke(request.form["token"], ends_login=ends_login)
 
 
 class AccessTokens(BearerTokenValidator):

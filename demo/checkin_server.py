@@ -20,7 +20,7 @@ from authlib.oidc.core import UserInfoEndpoint
 from flask import Flask, Response, g, redirect, render_template, request, session
 
 from demo.checkin_controls import Endpoint, Failing
-from demo.checkin_memory import SCOPES, Client
+from demo.checkin_memory import SCOPES, TOKEN_EXCHANGE, Client
 from demo.checkin_protocol import CheckinServer
 from demo.people import Person
 
@@ -80,6 +80,9 @@ def _answer_or_fail(
         case Failing.HANG:
             server.controls.wait_out(endpoint)
             return _status(503, start_response)
+        case Failing.PAGE:
+            start_response("200 OK", [("Content-Type", "text/html"), ("Cache-Control", "no-store")])
+            return [b"<!doctype html><title>Welcome to this network</title>"]
         case Failing.DISCONNECT:
             return _cut(environ)
         case Failing.LOSE_ANSWER:
@@ -118,6 +121,8 @@ def _add_configuration(app: Flask, server: CheckinServer, url_of: Callable[[Endp
     @app.get(PATHS[Endpoint.CONFIGURATION])
     def configuration() -> dict[str, Any]:
         grants = ["authorization_code", "refresh_token"]
+        if server.controls.settings.exchanges_tokens:
+            grants.append(TOKEN_EXCHANGE)
         revocation = {"revocation_endpoint": url_of(Endpoint.REVOKE)}
         return {
             "issuer": server.issuer,
@@ -168,7 +173,12 @@ def _add_login(app: Flask, server: CheckinServer, people: Sequence[Person]) -> N
 def _add_tokens(app: Flask, server: CheckinServer) -> None:
     @app.post(PATHS[Endpoint.TOKEN])
     def token() -> Any:
-        return server.create_token_response()
+        answer: Any = server.create_token_response()
+        over = server.controls.settings.token_answer
+        if over is None or answer.status_code != 200:
+            return answer
+        laid = {**answer.get_json(), **over}
+        return {name: value for name, value in laid.items() if value is not None}
 
     @app.post(PATHS[Endpoint.INTROSPECT])
     def introspect() -> Any:

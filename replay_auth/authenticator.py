@@ -2,8 +2,8 @@
 
 In the hub's process: the hooks of JupyterHub and oauthenticator, and what they decide. How a login looks is the business
 of `replay_auth.handlers`, what the provider is asked and how far it is believed that of `replay_auth.provider`, which VOs
-there are and what proves them that of `replay_auth.vos`, and what becomes of a membership after the login that of
-`replay_auth.watched`.
+there are and what proves them that of `replay_auth.vos`, what becomes of a membership after the login that of
+`replay_auth.watched`, and sessions' own access tokens that of `replay_auth.session_tokens`.
 Nothing here may block the hub's loop, and no fault of the network may be taken for a fact about a person.
 """
 
@@ -18,11 +18,12 @@ from replay_auth.errors import Account, NotAMember, SpawnRefused, Told, text_cla
 from replay_auth.handlers import CheckinCallbackHandler, CheckinLoginHandler
 from replay_auth.logout import CheckinLogoutHandler, LogoutSettings
 from replay_auth.provider import OpenIDProvider
+from replay_auth.session_tokens import SessionTokens
 from replay_auth.vos import PermittedVOs
 from replay_auth.watched import WatchedMemberships
 
 
-class EGICheckinAuthenticator(PermittedVOs, LogoutSettings, WatchedMemberships, OpenIDProvider):
+class EGICheckinAuthenticator(PermittedVOs, LogoutSettings, WatchedMemberships, SessionTokens, OpenIDProvider):
     """Login with EGI Check-in: members of at least one permitted VO may enter, and their VOs become hub groups.
 
     Membership is checked at login, wherever a server starts, and while it runs. The hub must have ``JUPYTERHUB_CRYPT_KEY``:

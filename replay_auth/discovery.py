@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import cast
 from urllib.parse import urlsplit
 
 ENDPOINTS: Mapping[str, str] = {
@@ -25,6 +27,14 @@ FURTHER_ENDPOINTS: Mapping[str, str] = {
     "end_session_url": "end_session_endpoint",
 }
 """The same of what a provider may leave out."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What is used of a provider's configuration."""
+
+    endpoints: Mapping[str, str]
+    grant_types: frozenset[str]
 
 
 class Discovery:
@@ -44,7 +54,7 @@ class Discovery:
         self._issuer = issuer
         self._fetch = fetch
         self._unusable = unusable
-        self._reading: asyncio.Task[Mapping[str, str]] | None = None
+        self._reading: asyncio.Task[_Found] | None = None
 
     @property
     def url(self) -> str:
@@ -53,11 +63,18 @@ class Discovery:
 
     async def endpoints(self) -> Mapping[str, str]:
         """From the keys of `ENDPOINTS`, and of those of `FURTHER_ENDPOINTS` that there are, to addresses. Raises what ``fetch`` raises and ``unusable`` makes."""
+        return (await self._found()).endpoints
+
+    async def grant_types(self) -> frozenset[str]:
+        """By what its token endpoint gives tokens. Raises as `endpoints`."""
+        return (await self._found()).grant_types
+
+    async def _found(self) -> _Found:
         if self._reading is None or _has_failed(self._reading):
             self._reading = asyncio.ensure_future(self._read())
         return await asyncio.shield(self._reading)
 
-    async def _read(self) -> Mapping[str, str]:
+    async def _read(self) -> _Found:
         document = await self._fetch(self.url)
         if document.get("issuer") != self._issuer:
             raise self._unusable(f"{self.url} is the configuration of the issuer {document.get('issuer')!r}")
@@ -70,10 +87,17 @@ class Discovery:
             if not isinstance(endpoint, str) or urlsplit(endpoint).scheme not in schemes:
                 raise self._unusable(f"{self.url} has {endpoint!r} as {key}")
             found[name] = endpoint
-        return found
+        return _Found(found, _grant_types(document.get("grant_types_supported")))
 
 
-def _has_failed(reading: asyncio.Task[Mapping[str, str]]) -> bool:
+def _grant_types(listed: object) -> frozenset[str]:
+    """Who lists none means the two of a login (OpenID Connect Discovery 1.0, 3)."""
+    if not isinstance(listed, list):
+        return frozenset({"authorization_code", "implicit"})
+    return frozenset(name for name in cast("list[object]", listed) if isinstance(name, str))
+
+
+def _has_failed(reading: asyncio.Task[_Found]) -> bool:
     return reading.done() and (reading.cancelled() or reading.exception() is not None)
 
 

@@ -82,9 +82,9 @@ class Notes:
         found = (auth_state or {}).get(KEY)
         noted = cast("dict[str, object]", found) if isinstance(found, dict) else {}
         return cls(
-            answered_at=_seconds(noted.get("answered_at")) or 0.0,
-            renew_at=_seconds(noted.get("renew_at")),
-            expires_at=_seconds(noted.get("expires_at")),
+            answered_at=number(noted.get("answered_at")) or 0.0,
+            renew_at=number(noted.get("renew_at")),
+            expires_at=number(noted.get("expires_at")),
             doubt=_doubt(noted.get("doubt")),
             claim=_claim(noted.get("claim")),
             may_have_ended=noted.get("may_have_ended") is True,
@@ -109,7 +109,7 @@ class Notes:
 
     def renewed(self, tokens: Mapping[str, object], now: float) -> Self:
         """With a new access token, and nobody renewing it any more."""
-        lifetime = _seconds(tokens.get("expires_in"))
+        lifetime = number(tokens.get("expires_in"))
         if lifetime is None or lifetime <= 0:
             return replace(self, renew_at=None, expires_at=None, claim=None, may_have_ended=False)
         margin = min(RENEWAL_SECONDS, lifetime / 5)
@@ -146,7 +146,8 @@ class Notes:
         return self.renew_at is not None and now < self.renew_at and not self.may_have_ended
 
 
-def _seconds(value: object) -> float | None:
+def number(value: object) -> float | None:
+    """A finite number, or the text of one; None for anything else."""
     if isinstance(value, str):
         try:
             value = float(value)
@@ -162,7 +163,7 @@ def _seconds(value: object) -> float | None:
 
 def _doubt(value: object) -> Doubt | None:
     held = cast("dict[str, object]", value) if isinstance(value, dict) else {}
-    since, cause = _seconds(held.get("since")), str(held.get("cause"))
+    since, cause = number(held.get("since")), str(held.get("cause"))
     return Doubt(since, Cause(cause)) if since is not None and cause in {*map(str, Cause)} else None
 
 
@@ -172,5 +173,5 @@ def _logout(value: object) -> Logout | None:
 
 def _claim(value: object) -> Claim | None:
     held = cast("dict[str, object]", value) if isinstance(value, dict) else {}
-    until, by = _seconds(held.get("until")), held.get("by")
+    until, by = number(held.get("until")), held.get("by")
     return Claim(by, until) if until is not None and isinstance(by, str) else None

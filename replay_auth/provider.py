@@ -6,7 +6,7 @@ and an answer. Who may enter is decided elsewhere: nothing here knows a VO.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, cast
 from urllib.parse import urlencode
@@ -24,6 +24,9 @@ from replay_auth.id_tokens import ALGORITHMS, IdTokens, SigningKeys, Unacceptabl
 
 _REQUEST_DEFAULTS: Mapping[str, object] = {"connect_timeout": 5.0, "request_timeout": 10.0, "follow_redirects": False}
 """Seconds. No redirect is followed: a client secret or an access token goes to the configured host and nowhere else."""
+
+TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105 - its name in the protocol
+ACCESS_TOKEN_TYPE = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - as above
 
 
 class OpenIDProvider(GenericOAuthenticator):
@@ -201,6 +204,33 @@ class OpenIDProvider(GenericOAuthenticator):
         Raises `ProviderFault`, `HTTPClientError` where the provider refused.
         """
         return await self._token_answer(None, self.build_refresh_token_request_params(refresh_token))
+
+    async def narrowed_tokens(self, refresh_token: str, scopes: Sequence[str]) -> dict[str, Any]:
+        """As `renewed_tokens`, for no more than these scopes (RFC 6749, 6)."""
+        params = super().build_refresh_token_request_params(refresh_token)
+        return await self._token_answer(None, {**params, "scope": " ".join(scopes)})
+
+    async def exchanged_tokens(self, access_token: str, scopes: Sequence[str], audience: str) -> dict[str, Any]:
+        """Another access token in exchange for one (RFC 8693); an empty audience is not asked for.
+
+        Raises `ProviderFault`, `HTTPClientError` where the provider refused.
+        """
+        form = {
+            "grant_type": TOKEN_EXCHANGE,
+            "subject_token": access_token,
+            "subject_token_type": ACCESS_TOKEN_TYPE,
+            "requested_token_type": ACCESS_TOKEN_TYPE,
+            "scope": " ".join(scopes),
+        }
+        if audience:
+            form["audience"] = audience
+        if not self.basic_auth:
+            form |= {"client_id": self.client_id, "client_secret": self.client_secret}
+        return await self._token_answer(None, form)
+
+    async def lists_token_exchange(self) -> bool:
+        """Whether the provider's configuration names it among what it does. Raises `ProviderFault`."""
+        return TOKEN_EXCHANGE in await self._discovery.grant_types()
 
     async def verify_renewed(self, tokens: Mapping[str, Any]) -> None:
         """Raises `LoginRefused` for an ID token that is not the provider's, `ProviderFault`."""

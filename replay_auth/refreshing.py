@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol
@@ -114,7 +115,8 @@ class Refresher:
         self._grace_of_logout = grace_of_logout
         self._when_ended = when_ended
         self._now = now
-        self._renewer = Renewer(provider, states, now=now)
+        self.renewer = Renewer(provider, states, now=now)
+        """To be used `alone_with` the person."""
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._known: dict[str, tuple[float, Verdict]] = {}
         self._unrecorded: dict[str, Doubt] = {}
@@ -125,8 +127,7 @@ class Refresher:
         Raises what the database and an administrator's hooks raise; never for what the provider does.
         """
         asked_at = self._now()
-        lock = self._locks.setdefault(user.name, asyncio.Lock())
-        async with lock:
+        async with self.alone_with(user):
             stored = await self._states.read(user)
             if known := self._known_of(user, stored, asked_at):
                 return known
@@ -136,6 +137,12 @@ class Refresher:
             if verdict.standing in {Standing.LOST, Standing.DOUBTED_TOO_LONG}:
                 self._when_ended(user, verdict)
             return verdict
+
+    @asynccontextmanager
+    async def alone_with(self, user: HubUser) -> AsyncGenerator[None]:
+        """While nobody else in this process asks the provider about this person, or uses their tokens there."""
+        async with self._locks.setdefault(user.name, asyncio.Lock()):
+            yield
 
     async def has_ended(self, user: HubUser) -> bool:
         """Whether the latest verdict ended this person's access, and nothing has changed since. Asks nobody."""
@@ -220,12 +227,12 @@ class Refresher:
     async def _judged_once(self, user: HubUser, stored: Stored, asked_at: float) -> Verdict:
         renewal = Renewal.NOT_TRIED
         if stored.notes.is_due(asked_at):
-            stored, renewal = await self._renewer.renew(user, stored)
+            stored, renewal = await self.renewer.renew(user, stored)
         try:
             model = await self._look(stored)
         except _Rejected:
             if renewal is Renewal.NOT_TRIED:
-                stored, renewal = await self._renewer.renew(user, stored)
+                stored, renewal = await self.renewer.renew(user, stored)
                 if renewal is Renewal.DONE:
                     return await self._judged_with_new_token(user, stored, asked_at)
             return await self._rejected(user, stored, renewal, asked_at)

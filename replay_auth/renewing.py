@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from enum import StrEnum
 from logging import Logger
@@ -89,6 +89,28 @@ class Renewer:
         )
         return await self._verified(user, stored, tokens)
 
+    async def another(
+        self, user: HubUser, stored: Stored, ask: Callable[[str], Awaitable[dict[str, Any]]]
+    ) -> tuple[Stored, dict[str, Any]]:
+        """What ``ask`` gets for the login's refresh token, beside the login: of it only the refresh token is kept.
+
+        The login's own access token stays, with what is noted of it. Raises `Superseded`, `ProviderFault`,
+        `HTTPClientError` where the provider refused.
+        """
+        refresh_token = stored.text("refresh_token")
+        stored = await self._claimed(user, stored, refresh_token)
+        try:
+            tokens = await ask(refresh_token)
+        except HTTPClientError:
+            await self._released(user, stored, refresh_token, was_answered=True)
+            raise
+        except ProviderFault as fault:
+            await self._released(user, stored, refresh_token, was_answered=was_answered(fault.__cause__))
+            raise
+        # Before anything else, as above.
+        stored = await keep(self._states, user, stored, lambda state: with_refresh_token(state, refresh_token, tokens))
+        return stored, tokens
+
     async def _verified(self, user: HubUser, stored: Stored, tokens: dict[str, Any]) -> tuple[Stored, Renewal]:
         try:
             await self._provider.verify_renewed(tokens)
@@ -157,6 +179,16 @@ def with_tokens(state: Mapping[str, Any], used: str, tokens: Mapping[str, Any], 
     scope = tokens.get("scope")
     told = {"scope": scope.split(" ")} if isinstance(scope, str) else {}
     return Notes.of(state).renewed(tokens, now).into({**state, **new, **told, "token_response": response})
+
+
+def with_refresh_token(state: Mapping[str, Any], used: str, tokens: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """A state with nothing but the refresh token that using one gave; None where it has become another login's."""
+    if state.get("refresh_token") != used:
+        return None
+    new = tokens.get("refresh_token") or used
+    response = {**tokens_in(state), "refresh_token": new}
+    notes = replace(Notes.of(state), claim=None)
+    return notes.into({**state, "refresh_token": new, "token_response": response})
 
 
 def with_id_token(state: Mapping[str, Any], access_token: str, id_token: object) -> Mapping[str, Any] | None:

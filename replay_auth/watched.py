@@ -29,6 +29,7 @@ from replay_auth.scripts import AT_ONCE as SCRIPTS_AT_ONCE
 from replay_auth.scripts import KEY as SCRIPT
 from replay_auth.scripts import Limit, Places, ScriptProof, ScriptSettings, ScriptTokens
 from replay_auth.stored import HubAuthStates, HubUser, Stored
+from replay_auth.token_source import AT_ONCE as SESSIONS_AT_ONCE
 
 _CONNECTIONS_OF_LOGINS = 20
 """To the provider at the same time: for logins, clicks and starts of servers."""
@@ -76,8 +77,8 @@ class WatchedMemberships(MembershipSettings, ScriptSettings, ScriptTokens):
 
     @default("http_client")
     def _default_http_client(self) -> AsyncHTTPClient:
-        # Neither the watch nor scripts can use so many at a time that a login has to wait for a connection.
-        connections = self.membership_concurrency + SCRIPTS_AT_ONCE + _CONNECTIONS_OF_LOGINS
+        # Neither the watch nor scripts nor sessions' tokens can use so many at a time that a login has to wait for a connection.
+        connections = self.membership_concurrency + SCRIPTS_AT_ONCE + SESSIONS_AT_ONCE + _CONNECTIONS_OF_LOGINS
         return AsyncHTTPClient(force_instance=True, max_clients=connections)
 
     def get_handlers(self, app: Any) -> list[tuple[str, Any]]:

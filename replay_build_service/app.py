@@ -27,6 +27,7 @@ from replay_build_service.assembly import (
     make_providers,
     outgoing_rules,
 )
+from replay_build_service.assembly.features import make_features
 from replay_build_service.assembly.managing import make_managing
 from replay_build_service.builders.base import Builder
 from replay_build_service.builds import Builds
@@ -207,6 +208,7 @@ class ReplayBuildService(ServiceSettings):
         """Serve until SIGTERM or SIGINT."""
         outgoing_rules(self)  # Before anything else is begun.
         policies = make_policies(self)
+        make_features(self)
         logging.getLogger().setLevel(self.log_level)
         logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=self.log_level)
         for chatty in ("httpx", "httpcore", "aiosqlite", "alembic", "asyncio"):
@@ -278,10 +280,10 @@ class ReplayBuildService(ServiceSettings):
         feed = EventFeed(store, encode_event, tasks)
         builds = Builds(store, builder, feed, tasks, f"{socket.gethostname()}:{port}", at_once=self.builds_at_once)
         providers = make_providers(self, tasks)
-        permissions = Permissions(policies, store, store)
+        permissions = Permissions(policies, store, store, make_features(self))
         launches = Launches(store, providers, builds, hub, permissions, feed, tasks)
         managing = make_managing(self, store, hub, builds, policies, feed, providers)
-        site = self._make_site(state, store, feed, builds, launches, managing)
+        site = self._make_site(state, store, feed, builds, launches, managing, hub)
         application = make_application(site, kept_secret(state / "cookie_secret"))
         server = HTTPServer(application, xheaders=True, max_body_size=MOST_BODY_BYTES, max_buffer_size=1024 * 1024)
         await builds.recover()
@@ -298,7 +300,14 @@ class ReplayBuildService(ServiceSettings):
         await server.close_all_connections()
 
     def _make_site(
-        self, state: Path, store: Store, feed: EventFeed, builds: Builds, launches: Launches, managing: Managing
+        self,
+        state: Path,
+        store: Store,
+        feed: EventFeed,
+        builds: Builds,
+        launches: Launches,
+        managing: Managing,
+        hub: HubClient,
     ) -> Site:
         base_url = os.environ.get("JUPYTERHUB_SERVICE_PREFIX", "/services/replay/")
         hub_auth = StatelessHubOAuth(
@@ -317,6 +326,8 @@ class ReplayBuildService(ServiceSettings):
             public_url=self.public_url.rstrip("/"),
             hub_home_url=f"{str(hub_auth.hub_prefix).rstrip('/')}/home",
             internal_token=kept_secret(self._internal_token_file(state)).hex(),
+            session_report=hub.session_report,
+            read_session=hub.reading,
             notices=NOTICES[self.builder],
             launch_limit=RateLimit(self.launches_per_minute, 60),
             look_limit=RateLimit(self.looks_per_minute, 60),

@@ -4,8 +4,9 @@ import asyncio
 from pathlib import Path
 
 import httpx
+from pydantic import BaseModel
 
-from replay_build_service.schemas import LaunchPlan, PlanRequest, Refusal
+from replay_build_service.schemas import ActivityAnswer, ActivityReport, EndedReport, LaunchPlan, PlanRequest, Refusal
 
 PLAN_SECONDS = 10.0
 PING_SECONDS = 3.0
@@ -45,20 +46,7 @@ class ReplayClient:
 
     async def plan(self, request: PlanRequest) -> LaunchPlan:
         """Use a launch up and get its plan. Raises `PlanRefused` and `ServiceUnavailable`."""
-        try:
-            # Read each time, since a service that starts anew may have made another; not on the hub's loop.
-            token = (await asyncio.to_thread(self._token_file.read_text)).strip()
-            response = await self._client.post(
-                "internal/plan",
-                content=request.model_dump_json(),
-                headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
-            )
-        except OSError as error:
-            raise ServiceUnavailable(
-                f"The service's token cannot be read from {self._token_file}: {error.strerror}"
-            ) from error
-        except httpx.TransportError as error:
-            raise ServiceUnavailable(f"Replay's build service does not answer: {error!r}") from error
+        response = await self._post("internal/plan", request)
         try:
             if response.status_code == 200:
                 return LaunchPlan.model_validate_json(response.content)
@@ -76,3 +64,39 @@ class ReplayClient:
                 raise PlanRefused(refusal.message, "refused")
             case _:
                 raise ServiceUnavailable(refusal.message)
+
+    async def ended(self, report: EndedReport) -> None:
+        """Tell why a session ended by itself. Raises `ServiceUnavailable` where that is to be told again."""
+        response = await self._post("internal/ended", report)
+        # One that the service does not know, or does not understand, will not be known the next time.
+        if response.status_code not in {204, 400, 404}:
+            raise ServiceUnavailable(
+                f"Replay's build service answered {response.status_code} to the end of {report.launch}"
+            )
+
+    async def activity(self, report: ActivityReport) -> ActivityAnswer:
+        """Tell when a session was last used, and learn whether its person keeps it. Raises `ServiceUnavailable`."""
+        response = await self._post("internal/activity", report)
+        try:
+            if response.status_code == 200:
+                return ActivityAnswer.model_validate_json(response.content)
+        except ValueError as error:
+            raise ServiceUnavailable("Replay's build service answered with something unknown") from error
+        raise ServiceUnavailable(f"Replay's build service answered {response.status_code}")
+
+    async def _post(self, path: str, model: BaseModel) -> httpx.Response:
+        """An answer to what the spawner says, with the service's own token. Raises `ServiceUnavailable`."""
+        try:
+            # Read each time, since a service that starts anew may have made another; not on the hub's loop.
+            token = (await asyncio.to_thread(self._token_file.read_text)).strip()
+            return await self._client.post(
+                path,
+                content=model.model_dump_json(),
+                headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+            )
+        except OSError as error:
+            raise ServiceUnavailable(
+                f"The service's token cannot be read from {self._token_file}: {error.strerror}"
+            ) from error
+        except httpx.TransportError as error:
+            raise ServiceUnavailable(f"Replay's build service does not answer: {error!r}") from error

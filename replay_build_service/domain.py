@@ -100,6 +100,8 @@ class ImageConfiguration:
     command: tuple[str, ...] = ()
     exposed_ports: tuple[str, ...] = ()
     """Such as ``8888/tcp``."""
+    top_level: tuple[str, ...] | None = None
+    """What its repository has at the top level, by names; none where that is not known."""
 
 
 @dataclass(frozen=True, slots=True)

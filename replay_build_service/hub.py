@@ -5,6 +5,7 @@ https://jupyterhub.readthedocs.io/en/stable/reference/rest-api.html. The scopes 
 known to have left a VO while their session runs).
 """
 
+import asyncio
 import json
 import logging
 import re
@@ -19,11 +20,15 @@ import stamina
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from replay_build_service.domain import LaunchId, Server, ServerStatus, StartProgress
-from replay_build_service.errors import Conflict, SourceFault
+from replay_build_service.errors import Conflict, Refused, SourceFault
+from replay_build_service.schemas import ReadingModel, ReadingRequest, SessionReport
 
 log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 15.0
+REPORT_SECONDS = 1.0
+"""For what is shown beside other things, and left out where it does not come in time."""
+
 PROGRESS_SILENCE_SECONDS = 120.0
 """The hub sends a comment every few seconds while a server starts."""
 
@@ -130,6 +135,48 @@ class HubClient:
         if response.status_code not in {202, 204, 404}:
             raise Conflict(f"The hub did not stop your server: {_message(response)}")
 
+    async def reading(self, user: str, launch_id: LaunchId, token: str) -> ReadingModel:
+        """A way in to a person's running session, with a token of theirs.
+
+        Raises `Refused` where that token does not open the session, `Conflict` where no session of the launch runs.
+        """
+        content = ReadingRequest(launch=launch_id).model_dump_json()
+        path = f"replay/sessions/{_segment(user)}/reading"
+        response = await self._ask("POST", path, content=content, token=token)
+        match response.status_code:
+            case 200:
+                try:
+                    return ReadingModel.model_validate(_body(response))
+                except ValidationError as error:
+                    raise SourceFault("The hub's answer was not understood. Try again in a moment.") from error
+            case 401 | 403:
+                raise Refused(
+                    "The hub does not let Replay read your session. Log out and in again; if it stays so, an administrator "
+                    "must let the service “replay” act for you there: access:servers!user in its oauth_client_allowed_scopes."
+                )
+            case 404:
+                raise Conflict("Your session has ended, so there is nothing to download any more.")
+            case _:
+                raise Conflict(f"The hub did not open your session for reading: {_message(response)}")
+
+    async def session_report(self, user: str) -> SessionReport | None:
+        """What the hub tells of a person's running session; none where there is none, or it is not told in time.
+
+        A comfort of pages that people wait for: asked once, for a moment, and no fault is raised.
+        """
+        try:
+            path = f"replay/sessions/{_segment(user)}"
+            async with asyncio.timeout(REPORT_SECONDS):
+                response = await self._client.get(path)
+            if response.status_code == 404:
+                return None
+            if response.status_code == 200:
+                return SessionReport.model_validate_json(response.content)
+            log.warning("The hub does not tell of the session of %r: it answered %s", user, response.status_code)
+        except (httpx.TransportError, TimeoutError, ValidationError, Conflict) as error:
+            log.warning("The hub does not tell of the session of %r: %r", user, error)
+        return None
+
     async def progress(self, user: str, server_name: str) -> AsyncIterator[StartProgress]:
         """The events of a server's start, until it is ready or has failed."""
         try:
@@ -149,13 +196,17 @@ class HubClient:
             log.warning("Following the start of the server of %r broke: %r", user, error)
             raise SourceFault("The hub stopped answering while your server started. Open the link again.") from error
 
-    async def _ask(self, method: str, path: str, *, content: str | None = None) -> httpx.Response:
+    async def _ask(
+        self, method: str, path: str, *, content: str | None = None, token: str | None = None
+    ) -> httpx.Response:
+        """``token`` is somebody's own, in place of the service's."""
+        headers = {} if token is None else {"Authorization": f"token {token}"}
         try:
             async for attempt in stamina.retry_context(
                 on=(httpx.TransportError, _ServerError), attempts=3, wait_initial=0.1, wait_max=1.0, timeout=None
             ):
                 with attempt:
-                    response = await self._client.request(method, path, content=content)
+                    response = await self._client.request(method, path, content=content, headers=headers)
                     if response.status_code in {502, 503, 504} or (method == "GET" and response.status_code >= 500):
                         raise _ServerError(response.status_code)
                     if response.status_code in {401, 403} and method == "GET":

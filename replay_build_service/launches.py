@@ -33,6 +33,7 @@ from replay_build_service.domain import (
     Wish,
     launch_stream,
 )
+from replay_build_service.endings import Endings, EndingStore
 from replay_build_service.errors import BadLink, Conflict, LimitReached, NotFound, ReplayError, UnknownProvider
 from replay_build_service.events import EventFeed
 from replay_build_service.lifetimes import Lifetimes, LifetimeStore
@@ -52,7 +53,7 @@ FRESH = timedelta(minutes=10)
 RETRY_SECONDS = 5.0
 
 
-class LaunchStore(StartStore, LifetimeStore, Protocol):
+class LaunchStore(StartStore, LifetimeStore, EndingStore, Protocol):
     """What launches ask of the database; see `replay_build_service.db.Store`."""
 
     async def create_launch(self, launch: Launch, ceilings: Ceilings = ...) -> Launch: ...
@@ -102,6 +103,7 @@ class Launches:
         self._starts = Starts(store, hub, feed, builds.doubt)
         self._awaiting = Awaiting(store, builds, feed)
         self.lifetimes = Lifetimes(store, hub, feed)
+        self.endings = Endings(store)
 
     async def consent(self, person: Person, repo: str, server_name: str = "") -> Consent:
         """What would run, for the page that asks. Starts nothing and stores nothing."""
@@ -144,7 +146,11 @@ class Launches:
         name = self._builds.name_of(resolved)
         # Neither needs the other, and the person waits.
         (holder, server), image = await asyncio.gather(self.standing(person, wish.server_name), self._builds.find(name))
-        is_free = server.status is ServerStatus.ABSENT or holder is not None
+        is_stopping = server.status is ServerStatus.STOPPING
+        if is_stopping and holder is not None:
+            # What is on its way out asks for no choice: this launch waits for that.
+            await self._end(holder.id, {LaunchState.RUNNING}, "The session has ended.")
+        is_free = is_stopping or server.status is ServerStatus.ABSENT or holder is not None
         state = LaunchState.STARTING if image else LaunchState.BUILDING
         launch = _launch(person, wish, resolved, name, permit, state if is_free else LaunchState.CHOOSING, image)
         stored = await self._create(launch, permit.ceilings)
@@ -333,7 +339,7 @@ class Launches:
     async def _go_on(self, launch: Launch, *, server: Server | None = None, stop_first: bool = False) -> None:
         if stop_first:
             await self._say(launch.id, Phase.WAITING, "Stopping your running server.")
-            await self._starts.stop(launch.user, launch.server_name)
+            await self._starts.stop(launch.user, launch.server_name, is_patient=True)
         if launch.state is LaunchState.BUILDING:
             ceiling = self.permissions.policies.build_ceiling(launch.vo)
             image = await self._awaiting.image_for(launch, ceiling)

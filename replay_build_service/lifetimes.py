@@ -20,7 +20,7 @@ from replay_build_service.domain import (
     ServerStatus,
     launch_stream,
 )
-from replay_build_service.errors import ReplayError
+from replay_build_service.errors import Conflict, NotFound, ReplayError
 from replay_build_service.events import EventFeed
 from replay_build_service.starts import Hub, MovesLaunches, in_time, is_of, phase_event
 
@@ -35,6 +35,9 @@ LOOKS_PER_TIDYING = 2
 OVERLOOKED_FOR = timedelta(days=7)
 """How long a launch that was given up for failed is looked for at the hub, where that did not say what became of its server."""
 
+EXPLAINED_WITHIN = timedelta(minutes=10)
+"""After its end a session may still be said why; the spawner tries for no longer than that."""
+
 AT_ONCE = 8
 """Questions to the hub at the same time."""
 
@@ -48,6 +51,8 @@ class LifetimeStore(MovesLaunches, Protocol):
     async def launches_in(self, states: Collection[LaunchState]) -> Sequence[Launch]: ...
     async def given_up_after_their_plan(self, within: timedelta) -> Sequence[Launch]: ...
     async def take_back(self, launch_id: LaunchId) -> bool: ...
+    async def get_launch(self, launch_id: LaunchId) -> Launch | None: ...
+    async def explain_end(self, launch_id: LaunchId, failure: str, within: timedelta) -> bool: ...
 
 
 class Lifetimes:
@@ -105,6 +110,20 @@ class Lifetimes:
             self._tidied = {key: at for key, at in self._tidied.items() if at > asked_at - REST_SECONDS}
             self._tidied[what] = loop.time()
             return sum(ended)
+
+    async def ended_by_itself(self, launch_id: LaunchId, why: str) -> None:
+        """Put on record that a session ended which nobody stopped, and why; what is on record of its end already stays.
+
+        Raises `NotFound`, and `Conflict` where the launch is on its way still: its start may be seen to end only later.
+        """
+        launch = await self._store.get_launch(launch_id)
+        if launch is None:
+            raise NotFound("There is no such launch.")
+        if launch.state is not LaunchState.RUNNING and not launch.state.is_final:
+            raise Conflict("This launch does not run yet.")
+        # The hub may have said that it is over before the spawner could say why.
+        if await self._record_end(launch, why) or await self._store.explain_end(launch_id, why, EXPLAINED_WITHIN):
+            log.info("Session %s of %r has ended by itself: %r", launch.id, launch.user, why)
 
     async def _due(self, *, everything: bool) -> Sequence[tuple[Launch, str]]:
         """Sessions that are to be stopped now, each with why; those that are over leave the record here."""

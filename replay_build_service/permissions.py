@@ -33,7 +33,6 @@ from replay_build_service.policies import (
     terms_of,
 )
 from replay_build_service.policy_values import (
-    FEATURES,
     Ceilings,
     Community,
     Counts,
@@ -77,7 +76,7 @@ class Permissions:
     """The decisions about one service's launches."""
 
     def __init__(
-        self, policies: PolicySet, rulings: Rulings, store: ChoiceStore, features: Sequence[Feature] = FEATURES
+        self, policies: PolicySet, rulings: Rulings, store: ChoiceStore, features: Sequence[Feature] = ()
     ) -> None:
         self.policies = policies
         self._rulings = rulings

@@ -30,7 +30,6 @@ from replay_build_service.policy_schema import (
 )
 from replay_build_service.policy_values import (
     Community,
-    FeatureName,
     FeatureState,
     GPUs,
     Limits,
@@ -128,13 +127,13 @@ def _told(error: Any) -> _Fault:
             return place[:-1], f"“{name}” is missing."
         case "enum" if "features" in place:
             states = ", ".join(FeatureState)
-            if error["loc"][-1] == "[key]":
-                return place, f"There is no feature “{name}”. These there are: {', '.join(FeatureName)}."
             return place, f"“{error['input']}” is no state of the feature “{name}”. The states are: {states}."
         case "greater_than_equal":
             return place, f"“{name}” is {error['input']}, and must be at least {context['ge']:g}."
         case "int_type" | "int_from_float" | "float_type" | "int_parsing" | "float_parsing":
             return place, f"“{name}” must be a number, and is {_shown(error['input'])}."
+        case "feature":
+            return place, f"{error['msg']}."
         case "too_short" if name == "allowed":
             return place, "“allowed” is empty, so nothing could run. Leave it out to allow all that is not denied."
         case "too_short":

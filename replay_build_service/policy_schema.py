@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from datetime import timedelta
+from importlib.metadata import entry_points
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -14,7 +15,6 @@ from pydantic_core import PydanticCustomError
 from replay_build_service.errors import BadLink
 from replay_build_service.policy_values import (
     SERVERS_PER_REPOSITORY,
-    FeatureName,
     FeatureState,
     RepositoryPattern,
 )
@@ -58,6 +58,18 @@ def _web_address(value: Any) -> Any:
     return value
 
 
+def installed_features() -> list[str]:
+    """Names of what sessions can get beside their image, by the packages that are installed here."""
+    return sorted({one.name for one in entry_points(group="replay.features")})
+
+
+def _feature(value: Any) -> Any:
+    if value not in (known := installed_features()):
+        told = {"name": str(value)[:80], "known": ", ".join(known) or "none"}
+        raise PydanticCustomError("feature", "There is no feature “{name}”. These there are: {known}", told)
+    return value
+
+
 def _logo(value: Any) -> Any:
     is_path = isinstance(value, str) and re.fullmatch(r"/(?!/)[\w./-]+", value) is not None and ".." not in value
     parts = urlsplit(value) if isinstance(value, str) else None
@@ -94,6 +106,9 @@ _Span = Annotated[
 _Pattern = Annotated[RepositoryPattern, BeforeValidator(_pattern), WithJsonSchema({"type": "string", "minLength": 1})]
 _Address = Annotated[str, BeforeValidator(_web_address), WithJsonSchema({"type": "string"})]
 _Logo = Annotated[str, BeforeValidator(_logo), WithJsonSchema({"type": "string", "pattern": "^(https://|/)"})]
+_FeatureName = Annotated[
+    str, BeforeValidator(_feature), WithJsonSchema({"type": "string", "pattern": "^[a-z0-9][a-z0-9-]*$"})
+]
 _Manager = Annotated[str, BeforeValidator(_manager), WithJsonSchema({"type": "string", "minLength": 1})]
 _Text = Annotated[str, BeforeValidator(_said), WithJsonSchema({"type": "string"})]
 _Number = Annotated[int, Field(strict=True, ge=1)]
@@ -185,8 +200,8 @@ class PolicyPart(_Part):
         description="Numbers of their own for some repositories: pattern → number. The first that matches counts.",
     )
     maximum_age: _Span | None = Field(default=None, description="How long a session may run, such as 8h.")
-    features: dict[FeatureName, FeatureState] = Field(
-        default_factory=dict[FeatureName, FeatureState],
+    features: dict[_FeatureName, FeatureState] = Field(
+        default_factory=dict[str, FeatureState],
         description="What sessions get beside their image. What is not named is offered.",
     )
     repositories: RepositoriesPart = RepositoriesPart()

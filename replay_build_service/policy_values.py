@@ -7,7 +7,7 @@ business of `policy_file`, what they decide that of `policies`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -316,17 +316,8 @@ class Feature:
     name: str
     title: str
     """For the consent page's box."""
-
-
-class FeatureName(StrEnum):
-    """What policies may name."""
-
-    DATAHUB = "datahub"
-    TOKEN = "token"  # noqa: S105 - a name
-
-
-FEATURES: Sequence[Feature] = ()
-"""Those that sessions can get. The room that makes one adds it here; until then nobody is asked about it."""
+    explanation: str = ""
+    """What it means for the person."""
 
 
 # the policy

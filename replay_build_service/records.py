@@ -6,7 +6,7 @@ Standard library and the domain only. `rulings` has what counts now; here is who
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from replay_build_service.domain import Build, BuildId, Launch
@@ -106,6 +106,30 @@ class Session:
     cores: float | None = None
     """As ``memory``."""
     gpus: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEnd:
+    """When a session that runs was last used, as the hub's culler found, and what its person said to that."""
+
+    used_at: datetime | None = None
+    limit: timedelta | None = None
+    """So long after its last use it ends."""
+    warning: timedelta = timedelta()
+    """So long before that its person is told."""
+    kept_at: datetime | None = None
+    """When its person asked for it to go on."""
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """When it ends if nobody uses it; none where that is not known."""
+        if self.used_at is None or self.limit is None:
+            return None
+        return max(self.used_at, self.kept_at or self.used_at) + self.limit
+
+    def is_near(self, now: datetime) -> bool:
+        """Whether its person is to be told by now."""
+        return self.ends_at is not None and self.ends_at - self.warning <= now
 
 
 @dataclass(frozen=True, slots=True)

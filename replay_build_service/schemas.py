@@ -3,9 +3,9 @@
 The spawner imports this module and `replay_build_service.client`, and nothing else of the service.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
 from replay_build_service.domain import NO_NAMED_SERVERS, ImageConfiguration, Launch
@@ -18,6 +18,11 @@ MOST_GROUPS = 1000
 
 
 MOST_FEATURES = 20
+
+_A_YEAR = 366 * 86_400.0
+
+MOST_REASON = 1000
+"""Characters of why a session ended."""
 
 
 def _no_longer_than(most: int) -> AfterValidator:
@@ -122,6 +127,8 @@ class ImageModel(_Frozen):
     """Its ``HOME``, where it sets one."""
     entrypoint: list[str]
     command: list[str]
+    top_level: list[str] | None = None
+    """What its repository has at the top level, by names; none where that is not known."""
 
     @classmethod
     def of(cls, configuration: ImageConfiguration) -> "ImageModel":
@@ -131,6 +138,7 @@ class ImageModel(_Frozen):
             home=configuration.home,
             entrypoint=list(configuration.entrypoint),
             command=list(configuration.command),
+            top_level=None if configuration.top_level is None else list(configuration.top_level),
         )
 
 
@@ -145,6 +153,12 @@ class LaunchPlan(_Frozen):
     """The commit."""
     link: str
     """Path of the link that made it: ``/v2/…``."""
+    urlpath: str = ""
+    """What of the session the link opens."""
+    build: str | None = None
+    """The build that the launch waited for; none where the image was there."""
+    created_at: AwareDatetime | None = None
+    """When the person agreed to it."""
     image: str
     """What runs, by digest."""
     location: str
@@ -162,6 +176,95 @@ class LaunchPlan(_Frozen):
     """Names of what the session gets beside its image."""
     maximum_age: float | None = None
     """Seconds after which the service stops the session; none for as long as it is used."""
+
+
+class FeatureReport(_Frozen):
+    """What there is to say of one feature of a session that runs."""
+
+    name: str
+    title: str
+    state: Literal["given", "delayed", "absent"]
+    """``delayed`` is tried again; ``absent`` is not, in this session."""
+    sentence: str = ""
+    next_try: AwareDatetime | None = None
+
+
+class UsageModel(_Frozen):
+    """What a session uses now. Memory in bytes, CPU in cores; none is not known, and of limits that there is none."""
+
+    source: Literal["process", "engine", "metrics"]
+    """``process``: the memory limit is of each process of the session, not of all together."""
+    memory_used: int
+    memory_limit: int | None = None
+    cpu_used: float | None = None
+    cpu_limit: float | None = None
+    oom_kills: int | None = None
+    """How many processes of it were ended because its memory had run out, where the source counts them."""
+
+
+class SessionReport(_Frozen):
+    """``GET {hub}/api/replay/sessions/USER``: what there is to say of a session that runs."""
+
+    launch: str
+    resources: ResourcesModel | None = None
+    """What its plan gave it."""
+    usage: UsageModel | None = None
+    """None where nothing tells."""
+    features: list[FeatureReport] = []
+
+
+class ActivityReport(_Frozen):
+    """What the culler's arbiter found of a launch's session whose end is near, or was. In seconds, so that no clocks are compared."""
+
+    launch: _LaunchText
+    active_ago: float = Field(ge=0, le=_A_YEAR)
+    """Since it was last used."""
+    limit: float = Field(gt=0, le=_A_YEAR)
+    """So long after that it ends."""
+    warning: float = Field(ge=0, le=_A_YEAR)
+    """So long before its end its person is told."""
+
+
+class ActivityAnswer(_Frozen):
+    """What the service knows of it."""
+
+    kept_ago: float | None = Field(default=None, ge=0)
+    """Seconds since its person asked to keep it; none where they did not."""
+
+
+class SessionEndModel(_Frozen):
+    """``GET api/session``: how the session of whoever asks stands, for a page that stays open."""
+
+    launch: str | None = None
+    """Of the session that runs; none where none does."""
+    ends_at: AwareDatetime | None = None
+    """When it ends if nobody uses it; told only while that is near."""
+    sentence: str = ""
+    """The same in words."""
+
+
+class EndedReport(_Frozen):
+    """``POST internal/ended``: the spawner tells why a session ended that nobody stopped."""
+
+    launch: _LaunchText
+    reason: Annotated[str, StringConstraints(min_length=1, max_length=MOST_REASON)]
+    """A sentence for the person."""
+
+
+class ReadingRequest(_Frozen):
+    """``POST {hub}/api/replay/sessions/USER/reading``, with a token of that person's: a way in to read their session."""
+
+    launch: _LaunchText
+
+
+class ReadingModel(_Frozen):
+    """A way in to a session for a while, which opens nothing else."""
+
+    url: str
+    """Where the session answers, as the hub reaches it, with a slash at the end."""
+    token: str = Field(repr=False)
+    seconds: float
+    """How long it lasts."""
 
 
 class PlanRequest(_Frozen):

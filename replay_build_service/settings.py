@@ -57,6 +57,11 @@ class ServiceSettings(Application):
         help="A file of policies in YAML, one for each VO: what its members may run, with how much. It stands in place of vos "
         "and of the four settings below. docs/policies.md says what it may hold.",
     ).tag(config=True)
+    features = List(
+        Unicode(),
+        help="Names of what sessions can get beside their image, of those that installed packages have (entry points "
+        "replay.features). Policies say for whom; nobody gets what they have not agreed to.",
+    ).tag(config=True)
     mem_guarantee = ByteSpecification(2 * GIB, help="Memory that a session is guaranteed.").tag(config=True)
     mem_limit = ByteSpecification(4 * GIB, help="Memory that a session may use at most.").tag(config=True)
     cpu_guarantee = Float(None, allow_none=True, help="CPU cores that a session is guaranteed.").tag(config=True)

@@ -46,6 +46,7 @@ MOST_FAULTS = 5
 LOOK_SECONDS = 0.5
 """After progress broke off: how long until the hub is asked for it again."""
 
+ANOTHER = "Another server of yours was started meanwhile. Open the link again to choose."
 STILL_STARTING = "Your server is just starting, and the hub cannot stop it before it has. Try again in a moment."
 
 
@@ -110,15 +111,41 @@ class Starts:
             await self._until_stopped(launch.user, launch.server_name)
             server = Server(ServerStatus.ABSENT)
         if server.status is ServerStatus.ABSENT:
-            await self._hub.start(launch.user, launch.server_name, launch.id)
-            await asyncio.sleep(HEAD_START_SECONDS)
+            await self._ask(launch)
         elif server.launch_id != launch.id:
-            raise Conflict("Another server of yours was started meanwhile. Open the link again to choose.")
+            raise Conflict(ANOTHER)
         await self._say(launch.id, Phase.LAUNCHING, "Starting your server.")
         await self.follow(launch)
 
     async def follow(self, launch: Launch) -> None:
-        """Turn the hub's progress into events until the server is ready or has failed.
+        """Turn the hub's progress into events until the server is ready or has failed."""
+        failure = await self._followed(launch)
+        if failure is not None and await self._is_unused(launch):
+            # A request that comes while another start is under way is taken by the hub and dropped without a word: it may
+            # be that one which has failed.
+            await self._ask(launch)
+            failure = await self._followed(launch)
+        if failure is not None:
+            await self.fail(launch.id, failure)
+
+    async def _ask(self, launch: Launch) -> None:
+        try:
+            await self._hub.start(launch.user, launch.server_name, launch.id)
+        except Conflict:
+            server = await self._hub.server(launch.user, launch.server_name)
+            if server.status is ServerStatus.ABSENT:
+                raise
+            # Asked twice, where the first answer was lost, the hub refuses what it has done.
+            if not is_of(server, launch):
+                raise Conflict(ANOTHER) from None
+        await asyncio.sleep(HEAD_START_SECONDS)
+
+    async def _is_unused(self, launch: Launch) -> bool:
+        current = await self._store.get_launch(launch.id)
+        return current is not None and current.state is LaunchState.STARTING and current.consumed_at is None
+
+    async def _followed(self, launch: Launch) -> str | None:
+        """Why the start has failed; none where the server is ready, or on record as something else.
 
         Progress that breaks off is no fact about the server: the hub is asked for that, and followed again.
         """
@@ -126,8 +153,7 @@ class Starts:
             try:
                 async for progress in self._hub.progress(launch.user, launch.server_name):
                     if progress.failed:
-                        await self.fail(launch.id, progress.message or "The server could not be started.")
-                        return
+                        return progress.message or "The server could not be started."
                     if progress.ready:
                         break
                     if progress.message:
@@ -136,13 +162,21 @@ class Starts:
                 if not faults_left:
                     raise
             if await self._is_settled(launch):
-                return
+                return None
             await asyncio.sleep(LOOK_SECONDS)
         raise SourceFault("The hub does not say how the start of your server goes. Open the link again in a moment.")
 
-    async def stop(self, user: str, server_name: str) -> None:
-        """Stop a server and wait until it is gone. No error where there is none."""
+    async def stop(self, user: str, server_name: str, *, is_patient: bool = False) -> None:
+        """Stop a server and wait until it is gone. No error where there is none.
+
+        With ``is_patient``, one that is just starting is waited for, for as long as for one that stops.
+        """
         server = await self._hub.server(user, server_name)
+        if is_patient and server.status is ServerStatus.STARTING:
+            await in_time(
+                lambda: self._hub.server(user, server_name), lambda one: one.status is not ServerStatus.STARTING
+            )
+            server = await self._hub.server(user, server_name)
         if server.status is ServerStatus.ABSENT:
             return
         if server.status is ServerStatus.STARTING:
@@ -169,7 +203,7 @@ class Starts:
         if server.status is ServerStatus.ABSENT:
             raise Conflict("The server of this launch has stopped before it was ready. Open the link again.")
         if server.launch_id != launch.id:
-            raise Conflict("Another server of yours was started meanwhile. Open the link again to choose.")
+            raise Conflict(ANOTHER)
         match server.status:
             case ServerStatus.STARTING:
                 return False

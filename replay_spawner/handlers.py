@@ -1,4 +1,4 @@
-"""What the hub itself answers at ``/v2/…``.
+"""What the hub itself answers at ``/v2/…``; what it tells of sessions is `session_report`.
 
 To somebody who is not logged in: a page made from the link alone. No request goes out, nothing is looked up, nothing
 is started. To somebody who is: the way to the build service's page, or a word that it does not answer.
@@ -16,11 +16,19 @@ from tornado.httputil import url_concat
 
 from replay_build_service.client import ReplayClient
 from replay_build_service.schemas import LinkPreview
+from replay_spawner.idle.door import reading_handlers
+from replay_spawner.reading import READING_PATH, ReadingHandler
+from replay_spawner.session_report import SessionReportHandler
 
 
 def link_handlers(service_url: str, token_file: str, home_url: str = "/services/replay/") -> list[tuple[Any, ...]]:
     """For ``c.JupyterHub.extra_handlers``. The arguments are those of the spawner's traits of the same meaning."""
-    return [(r"/v2/(.+)", LinkHandler, {"service_url": service_url, "token_file": token_file, "home_url": home_url})]
+    return [
+        (r"/v2/(.+)", LinkHandler, {"service_url": service_url, "token_file": token_file, "home_url": home_url}),
+        (r"/api/replay/sessions/([^/]+)", SessionReportHandler),
+        (READING_PATH, ReadingHandler),
+        *reading_handlers(),
+    ]
 
 
 def hub_templates() -> str:

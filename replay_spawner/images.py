@@ -56,6 +56,27 @@ def names_root(passwd: str, user: str) -> bool:
     return any(not _is_ordinary(number) for name, number in _accounts(passwd) if name == _name(user))
 
 
+def number_of(passwd: str, user: str) -> int | None:
+    """The number of an image's ``USER``: itself, or its account's; none where it has none that is ordinary."""
+    number, _ = numbers_of(user)
+    if number is not None:
+        return number
+    found = [int(number) for name, number in _accounts(passwd) if name == _name(user) and _is_ordinary(number)]
+    return found[0] if found else None
+
+
+def home_of(image: ImageModel | None) -> str:
+    """The folder that a session of an image calls home; empty where the image does not say."""
+    home = (image.home or image.working_dir) if image else ""
+    return home.rstrip("/") if home.startswith("/") else ""
+
+
+def top_level_of(image: ImageModel | None) -> frozenset[str] | None:
+    """What its repository has where a session begins, by names; none where that is not known."""
+    known = None if image is None else image.top_level
+    return None if known is None else frozenset(known)
+
+
 def may_lack_a_home(image: ImageModel) -> bool:
     """Whether an image's user may have no account in it, and with that no home."""
     return image.home is None and not is_named(image.user)

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from inspect import isawaitable
 from pathlib import Path
@@ -22,7 +23,15 @@ from tornado import web
 from traitlets import Unicode
 
 from replay_build_service.schemas import LaunchPlan
-from replay_spawner.spawner import ReplayMixin
+from replay_spawner.ends import by_status
+from replay_spawner.featured import FeaturesMixin
+from replay_spawner.features.base import Platform, SessionFile
+from replay_spawner.features.places import in_home
+from replay_spawner.folders import NotOurs, read_in, write_in
+from replay_spawner.lab import data_path
+from replay_spawner.local_leftovers import HUB_VARIABLE, Machine
+from replay_spawner.usage import Usage, within_time
+from replay_spawner.usage.process import usage_of_tree
 
 LOOK_SECONDS = 0.02
 """How often a new server is asked whether it answers. The hub itself would look after up to 5 s."""
@@ -41,10 +50,11 @@ _NOT_THE_HUBS = (
 """Variables of the hub's own environment that mean nothing, or harm, in the environment of a repository."""
 
 
-class ReplayLocalSpawner(ReplayMixin, SimpleLocalProcessSpawner):
+class ReplayLocalSpawner(FeaturesMixin, SimpleLocalProcessSpawner):
     """Starts the environment of a launch as a process, in a folder of its own that goes with it."""
 
     applies_plans = True
+    platform = Platform.PROCESS
 
     sessions_dir = Unicode("replay-state/sessions", help="Folder in which each session gets a folder of its own.").tag(
         config=True
@@ -52,6 +62,9 @@ class ReplayLocalSpawner(ReplayMixin, SimpleLocalProcessSpawner):
 
     _session: Path | None = None
     """The folder of the session that runs; kept over a restart of the hub."""
+
+    def place_to_sweep(self) -> Machine:
+        return Machine(Path(self.sessions_dir).resolve(), self.hub_mark, _remove)
 
     async def start(self) -> Any:
         """Start the server; for a launch, return only once it answers, so that the hub's first look finds it."""
@@ -80,6 +93,8 @@ class ReplayLocalSpawner(ReplayMixin, SimpleLocalProcessSpawner):
         home = session / "home" / _folder_name(plan)
         log_file = session / "server.log"
         log = await asyncio.to_thread(_make_session, home, plan.source, log_file)
+        await self._prepare_features(plan, str(home), frozenset(await asyncio.to_thread(os.listdir, home)))
+        await self._deliver_at_start()
         self.override(
             cmd=list(plan.command),
             home_dir=str(home),
@@ -95,7 +110,43 @@ class ReplayLocalSpawner(ReplayMixin, SimpleLocalProcessSpawner):
             address = await super().start()
         _limit_memory(int(self.pid), plan.resources.memory_limit)
         await self._until_it_answers(address, log_file)
+        self._keep_features_fresh()
         return address
+
+    async def deliver(self, files: Sequence[SessionFile]) -> None:
+        """Into the session's home, or into a folder of the session's own beside it."""
+        for file in files:
+            if file.content is None or file.container:
+                continue
+            base, folder = self._place_of(file)
+            mode = 0o400 if file.is_secret else 0o644
+            try:
+                await asyncio.to_thread(write_in, base, f"{folder}/{file.name}", file.content, mode)
+            except NotOurs as error:
+                # The repository's own, which stays. A later try would find it, too.
+                self.log.warning("%s is not put into the session: %s", file.name, error)
+
+    async def read(self, files: Sequence[SessionFile]) -> Mapping[tuple[str, str], bytes]:
+        found: dict[tuple[str, str], bytes] = {}
+        for file in files:
+            base, folder = self._place_of(file)
+            content = await asyncio.to_thread(read_in, base, f"{folder}/{file.name}")
+            if content is not None:
+                found[file.folder, file.name] = content
+        return found
+
+    def path_of(self, file: SessionFile) -> str:
+        base, folder = self._place_of(file)
+        return str(base / folder / file.name)
+
+    def _place_of(self, file: SessionFile) -> tuple[Path, str]:
+        """A folder of ours, and the file's folder below it."""
+        if self._session is None or self._context is None:
+            raise RuntimeError("There is no session that could have files.")
+        folder = in_home(file.folder)
+        return (
+            (self._session / "files", file.folder.lstrip("/")) if folder is None else (Path(self._context.home), folder)
+        )
 
     def _folder_of(self, plan: LaunchPlan) -> Path:
         return Path(self.sessions_dir).resolve() / plan.launch
@@ -137,7 +188,22 @@ class ReplayLocalSpawner(ReplayMixin, SimpleLocalProcessSpawner):
             return env
         for name in _NOT_THE_HUBS:
             env.pop(name, None)
-        return env | {name: value.replace("{home}", self.home_dir) for name, value in self.plan.environment.items()}
+        env[HUB_VARIABLE] = self.hub_mark
+        env |= {name: value.replace("{home}", self.home_dir) for name, value in self.plan.environment.items()}
+        return env | {"JUPYTER_PATH": data_path(env)}
+
+    async def poll(self) -> int | None:
+        """As JupyterHub's; why a session ended that nobody stopped is told."""
+        ran = bool(self.pid)
+        status = await super().poll()
+        if ran and status is not None and self._session is not None and not self._start_pending:
+            # Of a process that another hub had started nothing is known but that it is gone, which JupyterHub tells as 0.
+            # A signal's number comes negative, and as a shell and engines write it here.
+            self.tell_end(self._session.name, by_status(status if status >= 0 else 128 - status))
+        return status
+
+    async def usage(self) -> Usage | None:
+        return await within_time(asyncio.to_thread(usage_of_tree, int(self.pid)))
 
     async def stop(self, now: bool = False) -> None:
         """Stop the server and everything that it started."""

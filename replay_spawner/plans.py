@@ -8,6 +8,8 @@ from typing import Any
 from replay_build_service.schemas import LaunchPlan
 
 LAUNCH_LABEL = "replay.egi.eu/launch"
+HUB_LABEL = "replay.egi.eu/hub"
+"""Whose launch it is, where several hubs share an engine or a cluster."""
 GROUP = "egi.eu/primary_group"
 """For which VO a session runs: accounting reads it."""
 
@@ -43,6 +45,11 @@ def label_value(text: str) -> str:
         return plain
     mark = hashlib.sha256(text.encode()).hexdigest()[:8]
     return f"{plain[: MOST_LABEL_CHARACTERS - 9].strip('._-')}-{mark}".lstrip("-")
+
+
+OUTSIDE_THE_HOME = {"JUPYTER_RUNTIME_DIR": "/tmp/.jupyter-runtime"}  # noqa: S108 - a container has its own
+"""For containers, unless the admin says otherwise: Jupyter's server does not start where it cannot write this at all, and an
+image's home may be read-only."""
 
 
 def session_environment(plan: LaunchPlan) -> dict[str, str]:

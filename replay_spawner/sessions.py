@@ -10,11 +10,11 @@ from traitlets import Float
 
 from replay_build_service.schemas import ImageModel, LaunchPlan
 from replay_spawner import images
-from replay_spawner.spawner import ReplayMixin
+from replay_spawner.featured import FeaturesMixin
 from replay_spawner.steps import Steps
 
 
-class SessionMixin(ReplayMixin):
+class SessionMixin(FeaturesMixin):
     """Knows whether this server is a launch's session, also after a restart of the hub, and tells of its start."""
 
     replay_answer_timeout = Float(

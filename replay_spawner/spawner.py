@@ -13,10 +13,14 @@ from jupyterhub import version_info
 from jupyterhub.spawner import Spawner
 from pydantic import BaseModel, ConfigDict, ValidationError
 from tornado import web
-from traitlets import Bool, Unicode
+from traitlets import Bool, Float, Unicode
 
 from replay_build_service.client import PlanRefused, ReplayClient, ServiceUnavailable
-from replay_build_service.schemas import LaunchPlan, PlanRequest
+from replay_build_service.schemas import LaunchPlan, PlanRequest, ResourcesModel
+from replay_spawner.ends import Ends
+from replay_spawner.plans import HUB_LABEL, LAUNCH_LABEL, launch_in
+from replay_spawner.sweeping import Place, mark_of_hub, sweep_with
+from replay_spawner.usage import Usage
 
 LAUNCH_OPTIONS = frozenset({"launch", "repo", "vo", "urlpath"})
 """The user options that are Replay's; all others stay the admin's."""
@@ -58,15 +62,33 @@ class ReplayMixin(Spawner):
         help="Whether a spawn without a launch starts the hub's ordinary server. Otherwise it leads to Replay's home.",
     ).tag(config=True)
 
+    replay_hub_name = Unicode(
+        help="""What sessions of this hub are marked with, so that of several hubs on one engine or cluster each removes only
+        what its own have left: letters, digits, `-`, `_` and `.`, 63 at most. Made of the hub's internal address where none is given.""",
+    ).tag(config=True)
+    replay_sweep_seconds = Float(
+        300.0,
+        help="Seconds between two looks for what a crash left of sessions, the first when the hub starts; 0: none.",
+    ).tag(config=True)
+    replay_sweep_grace = Float(
+        300.0, help="Seconds: what is left of a session and is younger than this is removed by a later look."
+    ).tag(config=True)
+
     applies_plans: ClassVar[bool] = False
     """Whether this class runs what a plan says. A launch must never start the admin's ordinary command instead."""
 
     plan: LaunchPlan | None = None
     """What this spawn runs; none for an ordinary server."""
 
+    resources: ResourcesModel | None = None
+    """What the plan gave the session; kept over a restart of the hub."""
+
+    _ends: ClassVar[Ends] = Ends()
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._overridden: dict[str, Any] = {}
+        sweep_with(self, lambda spawner: spawner.place_to_sweep())
 
     # JupyterHub wants these named in every subclass; the spawner class beside this one has them.
 
@@ -80,6 +102,22 @@ class ReplayMixin(Spawner):
     async def poll(self) -> int | None:
         status: int | None = await super().poll()
         return status
+
+    def place_to_sweep(self) -> Place | None:
+        """Where sessions of all servers of this hub leave something; none where nothing is to be looked for."""
+        return None
+
+    @property
+    def hub_mark(self) -> str:
+        """Of this hub alone, and the same after a restart."""
+        return self.replay_hub_name or mark_of_hub(*self._what_the_hub_is())
+
+    def _what_the_hub_is(self) -> tuple[str, ...]:
+        return (str(self.hub.api_url) if self.hub is not None else "",)
+
+    def session_labels(self, launch: str) -> dict[str, str]:
+        """What marks everything of a session's that must not outlive it: labels of a container, a pod, a Secret."""
+        return {LAUNCH_LABEL: launch, HUB_LABEL: self.hub_mark}
 
     def refusal(self, status: int, sentence: str) -> web.HTTPError:
         """What a start is refused with. ``status`` is below 500: a fault would count towards the hub's own end."""
@@ -132,7 +170,7 @@ class ReplayMixin(Spawner):
         JupyterHub calls this for every spawn (5.3 and later), without a timeout of its own.
         """
         self.restore()
-        self.plan = None
+        self.plan = self.resources = None
         asked = _asked_now(self.handler, user_options)
         if not asked and not _was_launch(user_options):
             # The options are the admin's alone, whatever their names: from a form, or stored by an ordinary server.
@@ -155,6 +193,7 @@ class ReplayMixin(Spawner):
                 422, "This hub's spawner cannot run repositories, so nothing was started. Tell the administrators."
             )
         self.plan = plan = await self._fetch_plan(user_options, **asked)
+        self.resources = plan.resources
         self.user_options = self.orm_spawner.user_options = {**others, "launch": plan.launch}
         self.log.info("%s runs launch %s: %s at %s", self._log_name, plan.launch, plan.repository, plan.version)
         return None
@@ -213,6 +252,43 @@ class ReplayMixin(Spawner):
             _clients[key] = ReplayClient(self.replay_service_url, Path(self.replay_token_file))
         return _clients[key]
 
+    # the session that runs, and its end
+
+    @property
+    def session_launch(self) -> str | None:
+        """The launch whose session this server is now; none for an ordinary one, and where none runs."""
+        return launch_in(self.user_options or {}) if self.active else None
+
+    async def usage(self) -> Usage | None:
+        """What the session uses now; none where nothing tells, or not in time."""
+        return None
+
+    def tell_end(self, launch: str, sentence: str | None) -> None:
+        """Have the service told why a session ended by itself, where there is something to tell; waits for nothing.
+
+        A server that is being stopped ends because of that.
+        """
+        if sentence is not None and not self._stop_pending:
+            self._ends.log = self.log
+            self._ends.tell(self._client(), launch, sentence)
+
+    def get_state(self) -> dict[str, Any]:
+        """What a restarted hub needs: also what its session was given."""
+        state: dict[str, Any] = super().get_state()
+        if self.resources is not None:
+            state["replay_resources"] = self.resources.model_dump(mode="json", exclude_none=True)
+        return state
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Find a running session again."""
+        super().load_state(state)
+        if "replay_resources" in state:
+            try:
+                self.resources = ResourcesModel.model_validate(state["replay_resources"])
+            except ValidationError as error:
+                # Another version's: what a page then cannot say must not keep the hub from starting.
+                self.log.warning("What %s was given cannot be read: %s", self._log_name, error)
+
     # the plan over the admin's settings, for one spawn
 
     def override(self, **values: Any) -> None:
@@ -237,6 +313,8 @@ class ReplayMixin(Spawner):
                 "REPLAY_REPOSITORY": self.plan.repository,
                 "REPLAY_COMMIT": self.plan.version,
                 "REPLAY_IMAGE": self.plan.image,
+                # Empty where the image was there already.
+                "REPLAY_BUILD": self.plan.build or "",
                 "REPLAY_VO": self.plan.vo,
             }
         return env

@@ -1,4 +1,4 @@
-"""A real hub whose build service is scripted: it tells plans and nothing else. For tests of spawners."""
+"""A real hub whose build service is scripted: it tells plans, and is told of ends. For tests of spawners."""
 
 import http.server
 import json
@@ -19,7 +19,15 @@ from urllib.parse import quote
 import httpx
 import psutil
 
-from replay_build_service.schemas import ImageModel, LaunchPlan, PlanRequest, Refusal, ResourcesModel
+from replay_build_service.schemas import (
+    EndedReport,
+    ImageModel,
+    LaunchPlan,
+    PlanRequest,
+    Refusal,
+    ResourcesModel,
+    SessionReport,
+)
 from tests.login_fixtures import PROXY, free_ports
 from tests.requirements import ROOT
 from tests.site import until_it_answers
@@ -33,11 +41,13 @@ SECONDS = 120
 
 
 class Plans(http.server.ThreadingHTTPServer):
-    """The build service, as far as a spawner asks it: plans by launch, each for one use."""
+    """The build service, as far as a spawner asks it: plans by launch, each for one use; and why sessions ended."""
 
     def __init__(self) -> None:
         self.token = secrets.token_hex(16)
         self.waiting: dict[str, LaunchPlan] = {}
+        self.ended: dict[str, str] = {}
+        """Why sessions ended that nobody stopped, by launch."""
         super().__init__(("127.0.0.1", free_ports(1)[0]), _Plan)
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
@@ -71,8 +81,15 @@ class _Plan(http.server.BaseHTTPRequestHandler):
     server: Plans
 
     def do_POST(self) -> None:
-        asked = PlanRequest.model_validate_json(self.rfile.read(int(self.headers["Content-Length"])))
+        sent = self.rfile.read(int(self.headers["Content-Length"]))
         assert self.headers["Authorization"] == f"Bearer {self.server.token}"
+        if self.path.endswith("internal/ended"):
+            report = EndedReport.model_validate_json(sent)
+            assert self.server.ended.setdefault(report.launch, report.reason) == report.reason
+            self.send_response(204)
+            self.end_headers()
+            return
+        asked = PlanRequest.model_validate_json(sent)
         plan = self.server.waiting.pop(asked.launch or "", None)
         body = (plan or Refusal(error="used", message="This launch was used already.")).model_dump_json().encode()
         self.send_response(200 if plan else 409)
@@ -126,6 +143,8 @@ c.Authenticator.allow_all = True
 c.JupyterHub.spawner_class = "{self.spawner}"
 c.ReplayMixin.replay_service_url = "{self.plans.url}"
 c.ReplayMixin.replay_token_file = "service_token"
+from replay_spawner import link_handlers
+c.JupyterHub.extra_handlers = link_handlers("{self.plans.url}", "service_token")
 c.JupyterHub.cleanup_servers = False
 c.JupyterHub.tornado_settings = {{"slow_spawn_timeout": {SECONDS}, "slow_stop_timeout": {SECONDS}}}
 c.JupyterHub.services = [{{"name": "tester", "api_token": {self.token!r}}}]
@@ -202,6 +221,12 @@ c.Spawner.http_timeout = 90
         server = self.server(user)
         assert server is not None, "there is no server"
         return httpx.get(f"{self.url}{server['url']}{path}", headers=headers, timeout=SECONDS)
+
+    def report(self, user: str = ADA) -> SessionReport:
+        """What the hub tells the build service of the session that runs."""
+        answer = self.api("GET", f"/replay/sessions/{quote(user)}")
+        assert answer.status_code == 200, f"{answer.text}\n{self.log[-4000:]}"
+        return SessionReport.model_validate_json(answer.content)
 
     def progress(self, user: str = ADA, until: str | None = None) -> list[dict[str, Any]]:
         """What the hub tells of a start, until it says that, or until the start has ended."""

@@ -43,12 +43,23 @@ def _no_git_server() -> str | None:
 
 
 def _no_pages() -> str | None:
-    made = ROOT / "replay_build_service" / "web" / "static" / "dist" / "launch.js"
-    return None if made.exists() else "the pages' scripts are not made; “make test” makes them"
+    pages, lab = "replay_build_service/web/static/dist", "replay_spawner/lab/labextensions/replay-session"
+    made = (ROOT / pages / "launch.js", ROOT / lab / "session.js")
+    return (
+        None if all(script.exists() for script in made) else "the pages' scripts are not made; “make test” makes them"
+    )
 
 
 def _no_linux() -> str | None:
     return None if Path("/proc/self/limits").exists() else "limits are read from Linux's /proc"
+
+
+def _no_r() -> str | None:
+    return None if shutil.which("Rscript") else "no Rscript (Debian's package r-base-core)"
+
+
+def _no_curl() -> str | None:
+    return None if shutil.which("curl") else "no curl"
 
 
 def _no_registry() -> str | None:
@@ -59,6 +70,12 @@ def _no_disk() -> str | None:
     if os.geteuid() != 0 or shutil.which("mkfs.ext4", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is None:
         return "a small disk is made as root with mkfs.ext4 (Debian: e2fsprogs)"
     return None if Path("/dev/loop-control").exists() else "no loop devices"
+
+
+def _no_fuse() -> str | None:
+    if os.geteuid() != 0 or not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        return "a file system in user space is mounted as root with /dev/fuse"
+    return None
 
 
 def _no_cluster() -> str | None:
@@ -72,8 +89,11 @@ _CHECKS: dict[str, Callable[[], str | None]] = {
     "pages": _no_pages,
     "linux": _no_linux,
     "registry": _no_registry,
+    "r": _no_r,
+    "curl": _no_curl,
     "engine": why_no_engine,
     "disk": _no_disk,
+    "fuse": _no_fuse,
     "cluster": _no_cluster,
     "cluster-control": why_no_control,
 }

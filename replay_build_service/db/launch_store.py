@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import and_, delete, exists, func, insert, not_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from replay_build_service.db.activity_store import forget_activity
 from replay_build_service.db.event_store import append
 from replay_build_service.db.rows import launch_of, launch_row
 from replay_build_service.db.tables import ActiveServerRow, BuildRow, LaunchRow, StreamRow
@@ -80,6 +81,7 @@ class LaunchQueries:
                 return False
             if holder is not None and held_by is not None:
                 holder.state, holder.ended_at = LaunchState.ENDED, datetime.now(UTC)
+                await forget_activity(session, holder.id)
                 await append(session, launch_stream(LaunchId(holder.id)), [event], finished=True)
             ceilings.refuse(await _counts(session, launch), launch.vo, launch.resolved.repository)
             await _hold(session, launch)
@@ -146,10 +148,28 @@ class LaunchQueries:
             )
             if moved.first() is None:
                 return False
+            if to.is_final:
+                await forget_activity(session, launch_id)
             if event is not None:
                 is_last = to.is_final or to is LaunchState.RUNNING
                 await append(session, launch_stream(launch_id), [event], finished=is_last)
             return True
+
+    async def explain_end(self, launch_id: LaunchId, failure: str, within: timedelta) -> bool:
+        """Say why a launch has ended; false where it has not, or longer ago, or where that is on record already."""
+        async with self._writing() as session:
+            explained = await session.execute(
+                update(LaunchRow)
+                .where(
+                    LaunchRow.id == launch_id,
+                    LaunchRow.state == LaunchState.ENDED,
+                    LaunchRow.failure.is_(None),
+                    LaunchRow.ended_at > datetime.now(UTC) - within,
+                )
+                .values(failure=failure)
+                .returning(LaunchRow.id)
+            )
+            return explained.first() is not None
 
     async def given_up_after_their_plan(self, within: timedelta) -> Sequence[Launch]:
         """Launches that failed no longer ago than that, after the spawner had their plan, and whose place nothing else has taken."""

@@ -13,6 +13,7 @@ from statistics import median
 from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
+from replay_build_service.db.activity_store import ActivityQueries
 from replay_build_service.db.choice_store import ChoiceQueries
 from replay_build_service.db.event_store import EventQueries, append
 from replay_build_service.db.launch_store import LaunchQueries, count_builds
@@ -38,7 +39,7 @@ from replay_build_service.domain import (
 from replay_build_service.policy_values import BuildCeiling, Ceilings, Counts
 
 
-class Store(LaunchQueries, ChoiceQueries, EventQueries, ManagerQueries, SessionQueries):
+class Store(LaunchQueries, ActivityQueries, ChoiceQueries, EventQueries, ManagerQueries, SessionQueries):
     """The build service's memory, on an engine that `open_database` gave."""
 
     def __init__(self, engine: AsyncEngine) -> None:

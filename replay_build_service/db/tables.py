@@ -21,6 +21,7 @@ class Personal:
 
 
 _WITH_RECORD = "as long as the record"
+_WHILE_IT_RUNS = "until the session has ended"
 _UNTIL_ANOTHER = "until the person chooses another"
 
 
@@ -176,7 +177,7 @@ class LaunchRow(ResolvedColumns, Base):
     maximum_age: Mapped[float | None]
     """Seconds that its session may run, as the policy had it when the server was started."""
     ended_at: Mapped[datetime | None] = mapped_column(info=_personal("when it was over"))
-    failure: Mapped[str | None] = mapped_column(Text, info=_personal("why it failed, as the person was told"))
+    failure: Mapped[str | None] = mapped_column(Text, info=_personal("why it failed or its session ended, as the person was told"))
 
 
 class ActiveServerRow(Base):
@@ -193,6 +194,26 @@ class ActiveServerRow(Base):
         String(255), primary_key=True, info=_personal("one server at a time", "until another launch takes its place")
     )
     launch_id: Mapped[str] = mapped_column(String(32))
+
+
+class SessionEndRow(Base):
+    """When a session that runs was last used: kept once its end is near, or its person has asked for it to go on."""
+
+    __tablename__ = "session_ends"
+
+    launch_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    used_at: Mapped[datetime | None] = mapped_column(
+        info=_personal(
+            "when the session was last used: its person is warned before it ends for want of that", _WHILE_IT_RUNS
+        )
+    )
+    limit_seconds: Mapped[float | None]
+    """So long after that it ends."""
+    warning_seconds: Mapped[float | None]
+    """So long before its end its person is told."""
+    kept_at: Mapped[datetime | None] = mapped_column(
+        info=_personal("when they asked for it to go on, which counts as a use", _WHILE_IT_RUNS)
+    )
 
 
 class VOChoiceRow(Base):

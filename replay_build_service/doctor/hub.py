@@ -21,7 +21,6 @@ that somebody has left the VO of a session."""
 
 _READ_SERVICES = "read:services"
 _USUAL_CULLERS = ("idle-culler", "jupyterhub-idle-culler", "jupyterhub-idle-culler-service", "cull-idle")
-_CULLER_OF_Z2JH = "jupyterhub-idle-culler"
 
 
 class _Refused(Exception):
@@ -89,8 +88,7 @@ async def check_culler(deployment: Deployment) -> Verdict:
         return not_known("The hub cannot be asked for the culler.", "First see to what is said of “hub”.")
     return failed(
         f"No culler is registered at the hub (looked for {', '.join(readable)}): sessions that nobody uses go on for ever.",
-        "Add jupyterhub-idle-culler to c.JupyterHub.services with its role, as jupyterhub_config.py of Replay has it; with "
-        "Zero to JupyterHub set cull.enabled.",
+        "Add replay_spawner.idle.culler_service to c.JupyterHub.services and its role, as jupyterhub_config.py of Replay has it.",
     )
 
 
@@ -124,8 +122,7 @@ def _may_read(identity: _Identity, name: str) -> bool:
 
 def _culler_unread(deployment: Deployment, identity: _Identity) -> Verdict:
     configured = _configured_cullers(deployment)
-    usual = _CULLER_OF_Z2JH if deployment.settings.builder == "kubernetes" else _USUAL_CULLERS[0]
-    name = configured[0] if configured else usual
+    name = configured[0] if configured else _USUAL_CULLERS[0]
     seen = f"The configuration has the culler “{name}”" if configured else "This configuration names no culler"
     scopes = (*NEEDED_SCOPES, f"{_READ_SERVICES}!service={name}")
     return not_known(

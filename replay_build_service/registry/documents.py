@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from replay_build_service.domain import ImageConfiguration
+from replay_build_service.image_labels import TOP_LEVEL, top_level_in
 from replay_build_service.registry.faults import RegistryFault, misunderstood
 
 MANIFEST_LIMIT = 4 * 2**20
@@ -182,6 +183,7 @@ class _RunModel(_Model):
     exposed_ports: Annotated[dict[_String, Any], Field(max_length=MAX_STRINGS)] | None = Field(
         None, alias="ExposedPorts"
     )
+    labels: dict[str, Any] | None = Field(None, alias="Labels")
 
 
 class _ConfigurationModel(_Model):
@@ -291,6 +293,7 @@ def parse_configuration(text: bytes | str) -> ImageConfiguration:
         entrypoint=tuple(run.entrypoint or ()),
         command=tuple(run.command or ()),
         exposed_ports=tuple(run.exposed_ports or ()),
+        top_level=top_level_in((run.labels or {}).get(TOP_LEVEL)),
     )
 
 

@@ -9,8 +9,9 @@ from tornado import web
 from tornado.web import url
 
 from replay_build_service.lifetimes import in_words
-from replay_build_service.web.api import Badge, Health, LaunchApi, LaunchesApi, PlanDoor
+from replay_build_service.web.api import Badge, Health, LaunchApi, LaunchesApi
 from replay_build_service.web.base import MOST_BODY_BYTES, MOST_LOGGED, PageHandler, Site, asking_the_hub
+from replay_build_service.web.internal import ActivityDoor, EndedDoor, PlanDoor
 from replay_build_service.web.manager_routes import manager_routes
 from replay_build_service.web.pages import (
     HomePage,
@@ -21,7 +22,9 @@ from replay_build_service.web.pages import (
     NoSuchPage,
     StopForm,
 )
+from replay_build_service.web.staying import SessionApi, StayApi, StayForm
 from replay_build_service.web.streams import BuildEvents, LaunchEvents, encode_event
+from replay_build_service.web.work import WorkDownload
 
 __all__ = ["MOST_BODY_BYTES", "Site", "encode_event", "make_application", "make_templates"]
 
@@ -77,13 +80,19 @@ def make_application(site: Site, cookie_secret: bytes) -> web.Application:
             url(base + "launches", LaunchForm),
             url(base + f"launches/{launch}", LaunchPage),
             url(base + f"launches/{launch}/choice", LaunchChoice),
+            url(base + f"launches/{launch}/work", WorkDownload),
+            url(base + f"launches/{launch}/stay", StayForm),
             url(base + "servers/stop", StopForm),
             url(base + "api/launches", LaunchesApi),
             url(base + f"api/launches/{launch}", LaunchApi),
+            url(base + f"api/launches/{launch}/stay", StayApi),
+            url(base + "api/session", SessionApi),
             url(base + f"api/launches/{launch}/events", LaunchEvents),
             url(base + f"api/builds/{build}/events", BuildEvents),
             *manager_routes(base),
             url(base + "internal/plan", PlanDoor),
+            url(base + "internal/ended", EndedDoor),
+            url(base + "internal/activity", ActivityDoor),
             url(base + "health", Health),
             url(base + "oauth_callback", _OAuthCallback),
             url(base + r"static/(.*)", web.StaticFileHandler, {"path": str(_STATIC)}),

@@ -88,17 +88,18 @@ class RateLimit:
 class AtOnce:
     """So many of something at the same time for each person; in memory, so for each process."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, told: str = "") -> None:
         self._most = most
+        self._told = told or (
+            f"You follow {most} launches or builds already. Close some of their pages, then try again."
+        )
         self._held: Counter[str] = Counter()
 
     @contextmanager
     def held(self, name: str) -> Generator[None]:
         """Hold one in here. Raises 429 with what to do where there are too many."""
         if self._held.get(name, 0) >= self._most:
-            raise web.HTTPError(
-                429, f"You follow {self._most} launches or builds already. Close some of their pages, then try again."
-            )
+            raise web.HTTPError(429, self._told)
         self._held[name] += 1
         try:
             yield

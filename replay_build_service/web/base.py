@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http.client import responses
@@ -16,7 +16,7 @@ from tornado import web
 
 from replay_build_service.builds import Builds
 from replay_build_service.db import Store
-from replay_build_service.domain import Person
+from replay_build_service.domain import LaunchId, Person
 from replay_build_service.errors import (
     BadLink,
     Conflict,
@@ -31,7 +31,7 @@ from replay_build_service.errors import (
 from replay_build_service.events import EventFeed
 from replay_build_service.launches import Launches
 from replay_build_service.managing import Managing
-from replay_build_service.schemas import Refusal, TermsModel
+from replay_build_service.schemas import ReadingModel, Refusal, SessionReport, TermsModel
 from replay_build_service.web.auth import AtOnce, RateLimit, StatelessHubOAuth, person_of
 
 log = logging.getLogger(__name__)
@@ -80,6 +80,10 @@ class Site:
     """``scheme://host[:port]`` that people use, where the admin told it; else empty, and the request tells."""
     hub_home_url: str
     internal_token: str
+    session_report: Callable[[str], Awaitable[SessionReport | None]]
+    """What the hub tells of a person's running session; none where it does not, and no fault is raised."""
+    read_session: Callable[[str, LaunchId, str], Awaitable[ReadingModel]]
+    """A way in to a person's session of a launch, with a token of theirs."""
     notices: tuple[str, ...]
     """What the builder and the spawner of this site cannot do, for the consent page."""
     launch_limit: RateLimit = field(default_factory=lambda: RateLimit(most=30, seconds=60))
@@ -87,6 +91,11 @@ class Site:
     manage_limit: RateLimit = field(default_factory=lambda: RateLimit(most=60, seconds=60))
     """Forms of VO managers."""
     stream_limit: AtOnce = field(default_factory=lambda: AtOnce(20))
+    work_limit: RateLimit = field(default_factory=lambda: RateLimit(most=10, seconds=3600))
+    """Downloads of what somebody made."""
+    work_at_once: AtOnce = field(
+        default_factory=lambda: AtOnce(1, "A download of your work runs already. Wait for its end, or stop it.")
+    )
 
 
 def status_of(error: ReplayError) -> int:

@@ -13,6 +13,7 @@ from replay_build_service.permissions import Notice
 from replay_build_service.policy_values import Community
 from replay_build_service.schemas import MOST_FEATURES, LaunchModel, LinkPreview, Refusal
 from replay_build_service.web.base import PageHandler
+from replay_build_service.web.session_pages import SessionNow, ended_by_itself, standing_now
 from replay_build_service.web.share import share_links
 
 
@@ -39,13 +40,15 @@ class HomePage(PageHandler):
     """The person's session and their last launches."""
 
     async def get(self) -> None:
-        holder, server = await self.site.launches.standing(self.person)
+        holder, server, session = await standing_now(self.site, self.person)
         recent = await self.site.launches.recent(self.person)
         notices = await self.site.launches.permissions.notices(self.person)
         managed = self.site.managing.managed_by(self.person, is_admin=self.is_admin)
         community = community_of(notices)
         self.set_content_security_policy(logo=community and community.logo)
-        context = home_context(holder, server, recent, managed, is_admin=self.is_admin, notices=notices)
+        context = home_context(
+            holder, server, recent, managed, is_admin=self.is_admin, notices=notices, session=session
+        )
         self.render_page("home.html", **context)
 
 
@@ -57,11 +60,14 @@ def home_context(
     *,
     is_admin: bool = False,
     notices: Sequence[Notice] = (),
+    session: SessionNow | None = None,
 ) -> dict[str, Any]:
     """All that ``home.html`` shows; ``managed`` are the VOs whose pages the person may open."""
     return {
         "holder": holder,
         "server": server,
+        "session": session,
+        "last_end": ended_by_itself(holder, recent),
         "recent": _distinct(recent),
         "managed": managed,
         "is_admin": is_admin,
@@ -193,7 +199,7 @@ class LaunchPage(PageHandler):
 
     async def get(self, launch_id: str) -> None:
         launch = await self.site.launches.get(self.person, LaunchId(launch_id))
-        holder, server = await self.site.launches.standing(self.person, launch.server_name)
+        holder, server, session = await standing_now(self.site, self.person)
         launch = await self.site.launches.get(self.person, launch.id)
         usual_seconds = await self.site.store.usual_build_seconds()
         # xterm.js puts its own style elements into the page.
@@ -201,7 +207,7 @@ class LaunchPage(PageHandler):
         community = notice and notice.community
         self.set_content_security_policy(style="'self' 'unsafe-inline'", logo=community and community.logo)
         context = launch_context(
-            launch, holder, server, usual_seconds, self.origin, self.site.base_url, [notice] if notice else ()
+            launch, holder, server, usual_seconds, self.origin, self.site.base_url, [notice] if notice else (), session
         )
         self.render_page("launch.html", **context)
 
@@ -214,12 +220,14 @@ def launch_context(
     origin: str,
     base_url: str,
     notices: Sequence[Notice] = (),
+    session: SessionNow | None = None,
 ) -> dict[str, Any]:
     """All that ``launch.html`` shows."""
     query = f"?{urlencode({'urlpath': launch.urlpath})}" if launch.urlpath else ""
     return {
         **_said_by(notices),
         "launch": launch,
+        "session": session if session is not None and session.launch.id == launch.id else None,
         "model": LaunchModel.of(launch, base_url),
         "holder": holder,
         "server": server,

@@ -6,7 +6,9 @@ import tarfile
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from inspect import isawaitable
+from itertools import islice
 from typing import Any, ClassVar
 
 import requests
@@ -17,6 +19,9 @@ from docker.errors import APIError, DockerException, NotFound
 from docker.tls import TLSConfig
 from docker.utils import kwargs_from_env
 from dockerspawner import DockerSpawner
+
+from replay_spawner.usage import Usage
+from replay_spawner.usage.engine import time_of, usage_of_container
 
 ENGINE_FAULTS: tuple[type[Exception], ...] = (
     DockerException,
@@ -41,6 +46,11 @@ MOST_PASSWD = 1024 * 1024
 """Bytes of an image's list of accounts."""
 
 MOST_LINKS = 8
+
+MOST_EVENTS = 1000
+
+SAMPLE_SECONDS = 0.3
+"""Between two looks at the time that a container's processes took."""
 
 
 Engine = Callable[..., Awaitable[Any]]
@@ -114,6 +124,29 @@ class AskingDockerSpawner(DockerSpawner):
         except NotFound:
             return None
 
+    async def _counted(self) -> Usage | None:
+        """What the session's container uses now; none where it has ended, or the engine does not tell.
+
+        Engines before Docker 20.10 (API 1.41) tell it only after a second or two, and are not asked.
+        """
+        name = str(self.object_name)
+        try:
+            inspected = await self._ask("inspect_container", name)
+            first = await self._ask("stats", name, stream=False, one_shot=True)
+            await asyncio.sleep(SAMPLE_SECONDS)
+            second = await self._ask("stats", name, stream=False, one_shot=True)
+        except (EngineSilent, APIError) as error:
+            self.log.info("The engine does not tell what %s uses: %r", name, error)
+            return None
+        kills = None
+        try:
+            # By the engine's clock: for a time that is still to come, it would wait.
+            began, now = time_of(inspected["State"]["StartedAt"]), time_of(second["read"])
+            kills = await self._in_thread(lambda client: _times_out_of_memory(client, name, began, now))
+        except (EngineSilent, APIError, KeyError, TypeError, ValueError) as error:
+            self.log.info("The engine does not tell how often the memory of %s ran out: %r", name, error)
+        return usage_of_container(first, second, inspected, kills)
+
     async def _said(self) -> str:
         """The end of what the container said. An engine cuts lines at 16 KiB, so it sends no more than it is asked for."""
         try:
@@ -154,6 +187,17 @@ class AskingDockerSpawner(DockerSpawner):
             value = await value
         rendered: Any = self._render_templates(value)
         return rendered
+
+
+def _times_out_of_memory(client: Any, container: str, began: datetime, now: datetime) -> int:
+    """Of what the engine remembers: the last 256 events of all its containers."""
+    events = client.events(
+        since=began.timestamp(),
+        until=now.timestamp(),
+        filters={"type": "container", "container": container, "event": "oom"},
+        decode=True,
+    )
+    return sum(1 for _ in islice(events, MOST_EVENTS))
 
 
 def text_in(client: Any, container: str, path: str) -> str | None:

@@ -1,15 +1,16 @@
-"""Containers of sessions that have ended: removed now, or once the engine answers again."""
+"""Containers of sessions that have ended: removed now, or once the engine answers again; and those that nobody has removed."""
 
 import asyncio
 import logging
-import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from docker.errors import APIError, NotFound
 
 from replay_spawner.docker.containers import container_name
 from replay_spawner.docker.engine import ENGINE_FAULTS, Engine
-from replay_spawner.plans import LAUNCH_LABEL
+from replay_spawner.plans import HUB_LABEL, LAUNCH_LABEL
+from replay_spawner.sweeping import Leftover, age_of
 
 REMOVE_SECONDS = 10.0
 """For one removal while somebody waits; it goes on without them."""
@@ -17,8 +18,8 @@ REMOVE_SECONDS = 10.0
 AGAIN_SECONDS = 5.0
 """Between two tries of what could not be removed."""
 
-SWEEP_SECONDS = 3600.0
-"""Between two looks for what nobody removed, and the least age of that."""
+LIST_SECONDS = 30.0
+"""For the engine to tell its containers."""
 
 
 class Leftovers:
@@ -28,16 +29,16 @@ class Leftovers:
         self.log = log or logging.getLogger(__name__)
         self._names: set[str] = set()
         self._task: asyncio.Task[None] | None = None
-        self._sweep: asyncio.Task[None] | None = None
-        self._swept = -SWEEP_SECONDS
 
-    async def remove(self, engine: Engine, name: str) -> None:
+    async def remove(self, engine: Engine, name: str) -> bool:
         """Kill and remove a container with its anonymous volumes, whether it is there or not; raises nothing.
 
-        Where the engine does not answer, this returns, and it is tried again until it does.
+        Where the engine does not answer, this returns False, and it is tried again until it does.
         """
-        if not await self._removed(engine, name):
-            self.add(engine, name)
+        if await self._removed(engine, name):
+            return True
+        self.add(engine, name)
+        return False
 
     def add(self, engine: Engine, name: str) -> None:
         """Have a container removed in a while, and again until the engine says that it is gone."""
@@ -68,23 +69,30 @@ class Leftovers:
             return False
         return True
 
-    def sweep(self, engine: Engine) -> None:
-        """Look in the background, at most once in an hour, for sessions that ended while no hub could remove them."""
-        if time.monotonic() - self._swept >= SWEEP_SECONDS:
-            self._swept = time.monotonic()
-            self._sweep = asyncio.get_running_loop().create_task(self._sweep_now(engine))
 
-    async def _sweep_now(self, engine: Engine) -> None:
-        ended = {"label": LAUNCH_LABEL, "status": ["created", "exited", "dead"]}
-        try:
-            async with asyncio.timeout(REMOVE_SECONDS):
-                found: list[dict[str, Any]] = await engine("containers", all=True, filters=ended)
-        except ENGINE_FAULTS as error:
-            self.log.warning("The engine does not tell its containers: %r", error)
-            return
-        for container in found:
-            # An image can have our label, and then what others run from it has it too; the name it cannot have.
-            name = container_name(container["Labels"][LAUNCH_LABEL])
-            if f"/{name}" in container["Names"] and container["Created"] < time.time() - SWEEP_SECONDS:
-                self.log.warning("Removing %s, which nobody has removed", name)
-                await self.remove(engine, name)
+class Containers:
+    """The containers of this hub's sessions on its engine, whether they run or have ended."""
+
+    def __init__(self, engine: Engine, leftovers: Leftovers, hub: str) -> None:
+        """``hub`` is this hub's mark."""
+        self._engine = engine
+        self._leftovers = leftovers
+        self._hub = hub
+
+    async def found(self) -> Sequence[Leftover]:
+        async with asyncio.timeout(LIST_SECONDS):
+            listed: list[dict[str, Any]] = await self._engine("containers", all=True, filters={"label": LAUNCH_LABEL})
+        return [one for container in listed if (one := self._leftover(container)) is not None]
+
+    async def remove(self, leftover: Leftover) -> None:
+        if not await self._leftovers.remove(self._engine, leftover.what):
+            raise TimeoutError("it is tried again until the engine says that it is gone")
+
+    def _leftover(self, container: Mapping[str, Any]) -> Leftover | None:
+        labels: Mapping[str, str] = container["Labels"]
+        launch, age = labels[LAUNCH_LABEL], age_of(container["Created"])
+        name = container_name(launch)
+        # An image can have our labels, and then what others run from it has them too; the name it cannot have.
+        if labels.get(HUB_LABEL) != self._hub or f"/{name}" not in container["Names"]:
+            return None
+        return Leftover(launch, f"container {name}", age, name)

@@ -6,6 +6,7 @@ Images come by digest or id. What a container is made of is `containers`, whom i
 
 import asyncio
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import httpcore
@@ -18,15 +19,19 @@ from traitlets import Dict, Integer
 from replay_build_service.schemas import ImageModel, LaunchPlan
 from replay_spawner import images
 from replay_spawner.answers import Answer, Started, ask, pause_after
-from replay_spawner.docker import containers
+from replay_spawner.docker import containers, homes
 from replay_spawner.docker.engine import ENGINE_FAULTS, AskingDockerSpawner, EngineSilent, text_in
 from replay_spawner.docker.faults import refused_by_the_engine, why_not_started
-from replay_spawner.docker.leftovers import Leftovers
+from replay_spawner.docker.files import content_of, put
+from replay_spawner.docker.leftovers import Containers, Leftovers
 from replay_spawner.docker.pull import Pull
+from replay_spawner.ends import by_status, vanished
 from replay_spawner.faults import own_timeout
-from replay_spawner.plans import launch_in, marks, session_environment
+from replay_spawner.features.base import Platform, SessionFile
+from replay_spawner.plans import OUTSIDE_THE_HOME, launch_in, marks, session_environment
 from replay_spawner.sessions import SessionMixin
 from replay_spawner.steps import Steps
+from replay_spawner.usage import Usage, within_time
 
 STATE_SECONDS = 0.5
 """How often the engine is asked meanwhile whether the container still runs."""
@@ -43,6 +48,7 @@ class ReplayDockerSpawner(SessionMixin, AskingDockerSpawner):  # pyright: ignore
     """
 
     applies_plans = True
+    platform = Platform.CONTAINER
 
     replay_session_volumes = Dict(
         help="""Volumes for sessions, in the form of `volumes`, which sessions do not get: a stranger's code runs in them.
@@ -56,8 +62,15 @@ class ReplayDockerSpawner(SessionMixin, AskingDockerSpawner):  # pyright: ignore
     _needing_home: ClassVar[LRUCache[str, bool]] = LRUCache(images.MOST_KNOWN)
     """Of images of which a session may be made: whether their users need one. By location, which always means the same."""
 
+    _closed_homes: ClassVar[LRUCache[str, bool]] = LRUCache(images.MOST_KNOWN)
+    """Likewise: whether these cannot write there."""
+
     _starting = _fetching = False
     _engine_was_silent = False
+
+    def place_to_sweep(self) -> Containers:
+        self._leftovers.log = self.log
+        return Containers(self.docker, self._leftovers, self.hub_mark)
 
     # from a plan to a server that answers
 
@@ -69,7 +82,6 @@ class ReplayDockerSpawner(SessionMixin, AskingDockerSpawner):  # pyright: ignore
             return await super().start()
         self._session, self._starting, self._may_exist, self._fetching = self.plan.launch, True, False, False
         self._leftovers.log = self.log
-        self._leftovers.sweep(self.docker)
         try:
             return await self._started_or_refused(self.plan)
         except BaseException:
@@ -104,8 +116,10 @@ class ReplayDockerSpawner(SessionMixin, AskingDockerSpawner):  # pyright: ignore
             )
         if plan.container is not None:
             self._refuse_root(plan.container)
+        await self._prepare_features(plan, images.home_of(plan.container), images.top_level_of(plan.container))
         self._apply(plan)
         image = await self._make_container(plan, location)
+        await self._deliver_at_start()
         started = Started(plan.command[0], image.entrypoint, self.port, plan.resources.memory_limit)
         try:
             await self._ask("start", self.object_id, seconds=None)
@@ -116,7 +130,37 @@ class ReplayDockerSpawner(SessionMixin, AskingDockerSpawner):  # pyright: ignore
         address = await self._address(started)
         self._steps.tell(80, "Waiting for the server")
         await self._until_it_answers(address, started, deadline)
+        self._keep_features_fresh()
         return address
+
+    async def deliver(self, files: Sequence[SessionFile]) -> None:
+        """Into the session's container, whether it runs or not. Raises `EngineSilent`, docker-py's `APIError`."""
+        home = self._context.home if self._context else ""
+        if files:
+            owner = await self._owner()
+            await self._in_thread(lambda client: put(client, str(self.object_name), files, home, owner))
+
+    async def read(self, files: Sequence[SessionFile]) -> Mapping[tuple[str, str], bytes]:
+        """Raises as `deliver`."""
+        found: dict[tuple[str, str], bytes] = {}
+        for file in files:
+            path = self.path_of(file)
+            content = await self._in_thread(lambda client, path=path: content_of(client, str(self.object_name), path))
+            if content is not None:
+                found[file.folder, file.name] = content
+        return found
+
+    async def _owner(self) -> int:
+        """The number of whom the session runs as."""
+        container = await self._inspect()
+        user: str = ((container or {}).get("Config") or {}).get("User") or ""
+        passwd = ""
+        if images.is_named(user):
+            passwd = await self._in_thread(lambda client: text_in(client, str(self.object_name), "/etc/passwd")) or ""
+        number = images.number_of(passwd, user)
+        if number is None:
+            raise LookupError(f"Whom the session runs as is not known: {user!r}")
+        return number
 
     def _apply(self, plan: LaunchPlan) -> None:
         """The plan over the admin's settings and hooks, until the next spawn."""
@@ -125,7 +169,7 @@ class ReplayDockerSpawner(SessionMixin, AskingDockerSpawner):  # pyright: ignore
             image=plan.location,
             object_name=containers.container_name(plan.launch),
             cmd=list(plan.command),
-            environment={**self.environment, **session_environment(plan)},
+            environment={**OUTSIDE_THE_HOME, **self.environment, **session_environment(plan)},
             mem_limit=resources.memory_limit,
             mem_guarantee=resources.memory_guarantee,
             cpu_limit=resources.cpu_limit,
@@ -174,7 +218,17 @@ class ReplayDockerSpawner(SessionMixin, AskingDockerSpawner):  # pyright: ignore
             if needs_home:
                 await self._ask("remove_container", self.object_id, v=True)
                 await self._create(plan, needs_home=True)
+            self._closed_homes[plan.location] = await self._has_closed(images.home_of(model))
+        if self._closed_homes.get(plan.location):
+            self._steps.tell(70, homes.closed(images.home_of(model)))
         return model
+
+    async def _has_closed(self, home: str) -> bool:
+        try:
+            owner = await self._owner()
+            return await self._in_thread(lambda client: homes.is_closed(client, self.object_id, home, owner))
+        except (LookupError, APIError):  # It is a notice alone.
+            return False
 
     async def _needs_home(self, image: ImageModel) -> bool:
         """Whether the image's user is nobody in it. Refuses another name of root's, and lists of accounts that are no files.
@@ -215,7 +269,7 @@ class ReplayDockerSpawner(SessionMixin, AskingDockerSpawner):  # pyright: ignore
             "command": list(plan.command),
             "name": self.object_name,
             "environment": self.get_env(),
-            "labels": {**admins_labels, **marks(plan)},
+            "labels": {**admins_labels, **marks(plan), **self.session_labels(plan.launch)},
             "ports": [self.port],
             "volumes": self.volume_mount_points,
             # The image's own would run outside the session's limits.
@@ -292,9 +346,19 @@ class ReplayDockerSpawner(SessionMixin, AskingDockerSpawner):  # pyright: ignore
         self._engine_was_silent = False
         if container is None:
             self.log.warning("%s is gone", self.object_name)
+            self.tell_end(self._session, vanished("container"))
             return 1
         state = container["State"]
-        return None if state["Running"] else f"ExitCode={state['ExitCode']}, OOMKilled={state.get('OOMKilled')}"
+        if state["Running"]:
+            return None
+        limit = container["HostConfig"].get("Memory") or None
+        self.tell_end(
+            self._session, by_status(state["ExitCode"], was_out_of_memory=state.get("OOMKilled"), limit=limit)
+        )
+        return f"ExitCode={state['ExitCode']}, OOMKilled={state.get('OOMKilled')}"
+
+    async def usage(self) -> Usage | None:
+        return await within_time(self._counted()) if self._may_exist else None
 
     async def stop(self, now: bool = False) -> None:
         """End the session and remove its container with what it kept; raises nothing where the engine does not answer."""

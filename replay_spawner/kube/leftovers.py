@@ -34,20 +34,22 @@ class Leftovers:
         self._pods: set[SessionPod] = set()
         self._task: asyncio.Task[None] | None = None
 
-    async def remove(self, api: Any, pod: SessionPod, *, grace_seconds: int = 0, seconds: float = 30.0) -> None:
+    async def remove(self, api: Any, pod: SessionPod, *, grace_seconds: int = 0, seconds: float = 30.0) -> bool:
         """Remove a session's pod, and return once it is gone; raises nothing.
 
-        Where it is not gone within ``seconds``, this returns, and it is tried again until it is.
+        Where it is not gone within ``seconds``, this returns False, and it is tried again until it is.
         """
         try:
             async with asyncio.timeout(seconds + grace_seconds):
                 await self._until_gone(api, pod, grace_seconds)
+            return True
         except TimeoutError:
             self.log.warning("Pod %s is not gone after %g seconds, and is removed later", pod.name, seconds)
             self.add(api, pod)
         except (ClusterSilent, ApiException) as error:
             self.log.warning("Pod %s could not be removed, which is tried again: %r", pod.name, error)
             self.add(api, pod)
+        return False
 
     def add(self, api: Any, pod: SessionPod) -> None:
         """Have a pod removed in a while, and again until the cluster says that it is gone."""

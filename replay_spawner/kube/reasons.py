@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import aiohttp
 from kubernetes_asyncio.client.exceptions import ApiException
 
-from replay_spawner import images
+from replay_spawner import ends, images
 from replay_spawner.answers import Started, last_lines, safe, size_of
 from replay_spawner.faults import NotStarted, unexplained
 from replay_spawner.fetching import PullFault, fault_of, sentence_for
@@ -88,6 +88,19 @@ def why_it_ended(state: PodState, started: Started, log: str, *, hook_failed: bo
         return _cannot_run(ended, started)
     engine = {"ExitCode": ended.exit_code, "OOMKilled": ended.reason == "OOMKilled"}
     return started.why_it_ended(engine, log or ended.message)
+
+
+def why_it_died(state: PodState, memory_limit: int | None) -> str | None:
+    """A sentence for a session that had started and has ended; none where it was shut down from inside. Bytes."""
+    told = _ended_by_the_cluster(state)
+    if told is not None and told.kind != "removed":
+        return ends.of_the_cluster(told.sentence.removesuffix(f" {_AGAIN}"))
+    if state.ended is None or state.ended.container != NOTEBOOK:
+        return ends.vanished("pod")
+    # containerd calls it so as well where only another process of the container was killed: the status decides.
+    return ends.by_status(
+        state.ended.exit_code, was_out_of_memory=state.ended.reason == "OOMKilled", limit=memory_limit
+    )
 
 
 def status_of(state: PodState) -> str:

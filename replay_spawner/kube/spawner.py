@@ -7,32 +7,40 @@ how the cluster is asked `cluster`, how a pod goes `leftovers`.
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from cachetools import LRUCache
 from kubernetes_asyncio.client import V1Pod
+from kubernetes_asyncio.client.exceptions import ApiException
 from tornado import web
 from traitlets import Float, List, Unicode
 
 from replay_build_service.schemas import LaunchPlan
 from replay_spawner import images
 from replay_spawner.answers import Started
+from replay_spawner.ends import vanished
 from replay_spawner.faults import NotStarted, own_timeout
+from replay_spawner.features.base import Platform, SessionFile
 from replay_spawner.kube import pods, reasons
+from replay_spawner.kube.feature_parts import add_features, folders_of
+from replay_spawner.kube.figures import Figures
 from replay_spawner.kube.following import FollowingKubeSpawner, NoServer, Start
 from replay_spawner.kube.leftovers import Leftovers, SessionPod
 from replay_spawner.kube.making import Making
 from replay_spawner.kube.reasons import ClusterSilent
+from replay_spawner.kube.secrets import SessionSecrets
 from replay_spawner.kube.states import Fetched, PodState, pod_state
+from replay_spawner.kube.sweep import ClusterPlace
 from replay_spawner.kube.telling import Telling
-from replay_spawner.plans import launch_in, session_environment
+from replay_spawner.plans import OUTSIDE_THE_HOME, launch_in, session_environment
 from replay_spawner.sessions import SessionMixin
 from replay_spawner.steps import Steps
+from replay_spawner.usage import Usage, within_time
 
 _BY_DIGEST = re.compile(r"[A-Za-z0-9\[][A-Za-z0-9._:/\[\]-]*@sha256:[0-9a-f]{64}")
 
-_OF_THE_LAUNCH = ("REPLAY_LAUNCH", "REPLAY_LINK", "REPLAY_REPOSITORY", "REPLAY_COMMIT", "REPLAY_IMAGE", "REPLAY_VO")
+_OF_THE_LAUNCH = tuple(f"REPLAY_{name}" for name in ["LAUNCH", "LINK", "REPOSITORY", "COMMIT", "IMAGE", "BUILD", "VO"])
 """The mixin's variables."""
 
 
@@ -45,6 +53,7 @@ class ReplayKubeSpawner(SessionMixin, FollowingKubeSpawner):  # pyright: ignore[
     """
 
     applies_plans = True
+    platform = Platform.POD
 
     replay_session_volumes = List(
         Unicode(),
@@ -65,6 +74,8 @@ class ReplayKubeSpawner(SessionMixin, FollowingKubeSpawner):  # pyright: ignore[
     _known_images: ClassVar[LRUCache[str, Fetched]] = LRUCache(images.MOST_KNOWN)
     """What fetching them took; by location, which always means the same."""
 
+    _figures: ClassVar[Figures] = Figures()
+
     _current: Start | None = None
     """The start that is going on."""
 
@@ -80,6 +91,15 @@ class ReplayKubeSpawner(SessionMixin, FollowingKubeSpawner):  # pyright: ignore[
     """What making the pod last failed with, where that is tried again."""
 
     _cluster_was_silent = False
+
+    def place_to_sweep(self) -> ClusterPlace:
+        self._leftovers.log = self.log
+        namespace = None if self.enable_user_namespaces else self.namespace
+        return ClusterPlace(self.api, namespace, self._leftovers, self.hub_mark)
+
+    def _what_the_hub_is(self) -> tuple[str, ...]:
+        # Hubs of several namespaces may all be called “hub” by their pods.
+        return (*super()._what_the_hub_is(), self._namespace_default())
 
     # from a plan to a server that answers
 
@@ -137,6 +157,9 @@ class ReplayKubeSpawner(SessionMixin, FollowingKubeSpawner):  # pyright: ignore[
     async def _make_and_follow(self, start: Start) -> str:
         """Let KubeSpawner make the pod and what goes with it, while what becomes of the pod is followed."""
         self._steps.tell(5, "Asking the cluster for a place")
+        if self.plan is not None:
+            container = self.plan.container
+            await self._prepare_features(self.plan, images.home_of(container), images.top_level_of(container))
         self._answering = answering = asyncio.get_running_loop().create_future()
         making = asyncio.ensure_future(super().start())
         following = asyncio.create_task(self._until_it_answers(start))
@@ -147,6 +170,7 @@ class ReplayKubeSpawner(SessionMixin, FollowingKubeSpawner):  # pyright: ignore[
             self._let_the_watch_know(await following)
             answering.set_result(True)
             address: str = await making
+            self._keep_features_fresh()
             return address
         finally:
             for task in (making, following):
@@ -193,7 +217,8 @@ class ReplayKubeSpawner(SessionMixin, FollowingKubeSpawner):  # pyright: ignore[
         if self.plan is None:
             return env
         plans = session_environment(self.plan) | {name: env[name] for name in _OF_THE_LAUNCH}
-        return env | {name: pods.literal(value) for name, value in plans.items()}
+        plans |= self.feature_environment()
+        return OUTSIDE_THE_HOME | env | {name: pods.literal(value) for name, value in plans.items()}
 
     async def get_pod_manifest(self) -> V1Pod:
         """The admin's pod, and for a launch what its session's pod is made of it."""
@@ -206,6 +231,9 @@ class ReplayKubeSpawner(SessionMixin, FollowingKubeSpawner):  # pyright: ignore[
                 hubs_certificates=self.internal_ssl,
             )
             pods.make_session(pod, self.plan, settings, self._plain)
+            folders = folders_of(self._files, self.plan.launch, self._home)
+            add_features(pod, self._features.pod_parts if self._features else (), folders, self._plain)
+            pod.metadata.labels |= self.session_labels(self.plan.launch)
         return pod
 
     def _plain(self, model: Any) -> Any:
@@ -221,11 +249,33 @@ class ReplayKubeSpawner(SessionMixin, FollowingKubeSpawner):  # pyright: ignore[
         if self._making is None:
             self._making = Making(self.api, self._session_pod(self.plan.launch), self._leftovers.add)
         try:
-            self._current.uid = await self._making.made(pod, request_timeout)
+            uid = await self._making.made(pod, request_timeout)
+            if uid:
+                # The pod waits for them: it is told of as made once they are there.
+                await self._secrets(self.plan.launch).make(self._files, uid)
+            self._current.uid = uid
         except ClusterSilent as error:
             self.log.warning("Pod %s could not be made yet: %s", self.pod_name, error)
             self._cluster_said = str(error)
         return bool(self._current.uid)
+
+    # what features give, brought into the pod
+
+    async def deliver(self, files: Sequence[SessionFile]) -> None:
+        """Into the session's pod. Raises `ClusterSilent`, `ApiException`."""
+        if self._session is not None:
+            await self._secrets(self._session).renew(files)
+
+    async def read(self, files: Sequence[SessionFile]) -> Mapping[tuple[str, str], bytes]:
+        """Raises as `deliver`."""
+        return await self._secrets(self._session).read(files) if self._session is not None else {}
+
+    def _secrets(self, launch: str) -> SessionSecrets:
+        return SessionSecrets(self.api, self._session_pod(launch), self._home, self.session_labels(launch))
+
+    @property
+    def _home(self) -> str:
+        return self._context.home if self._context else ""
 
     # what the hub asks of a session that starts, runs and ends
 
@@ -247,12 +297,24 @@ class ReplayKubeSpawner(SessionMixin, FollowingKubeSpawner):  # pyright: ignore[
             return None
         if state is None:
             self.log.warning("Pod %s is gone", self.pod_name)
+            self.tell_end(self._session, vanished("pod"))
             return 1
         if not state.has_ended:
             # KubeSpawner looks whether the pod has a new address; of one that the watch lacks it knows nothing.
             return None if self._watched_pod() is None else await super().poll()
         self.log.warning("The session of pod %s has ended: %s", self.pod_name, state)
+        self.tell_end(self._session, reasons.why_it_died(state, self.resources and self.resources.memory_limit))
         return reasons.status_of(state)
+
+    async def usage(self) -> Usage | None:
+        pod = self._watched_pod()
+        if self._session is None or pod is None:
+            return None
+        try:
+            return await within_time(self._figures.of(self.api, pod))
+        except (ClusterSilent, ApiException) as error:
+            self.log.info("The cluster does not tell what %s uses: %r", self.pod_name, error)
+            return None
 
     async def _session_state(self, launch: str) -> PodState | None:
         """The session's pod; none where the API itself says that there is none. Raises whatever watches and API do."""

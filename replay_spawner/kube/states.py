@@ -11,6 +11,9 @@ from typing import Any
 from replay_spawner.kube.pods import NOTEBOOK
 from replay_spawner.plans import LAUNCH_LABEL
 
+SIDECARS = "replay.egi.eu/sidecars"
+"""A pod's annotation: its containers that belong to features, by commas. What becomes of them is no trouble of the session's."""
+
 _IN_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(h|ms|us|µs|ns|m|s)")
 # “… in 1.5s (1m2s including waiting). Image size: 123 bytes.”: what it took, without the wait for other images' turn.
@@ -99,7 +102,9 @@ def pod_state(pod: Mapping[str, Any]) -> PodState:
     conditions = {one.get("type"): one for one in status.get("conditions") or []}
     placed = conditions.get("PodScheduled") or {}
     disrupted = conditions.get("DisruptionTarget") or {}
+    sidecars = ((metadata.get("annotations") or {}).get(SIDECARS) or "").split(",")
     statuses = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+    statuses = [one for one in statuses if one.get("name") not in sidecars]
     own = next((one for one in status.get("containerStatuses") or [] if one.get("name") == NOTEBOOK), {})
     container = next((one for one in spec.get("containers") or [] if one.get("name") == NOTEBOOK), {})
     return PodState(

@@ -18,8 +18,10 @@ BUILDS: Rights = RIGHTS
 """The service's, where builds run. The chart's tests hold its Role against the same."""
 
 _ALL = ("get", "watch", "list", "create", "delete")
+_ALL_AND_CHANGE = (*_ALL, "patch")
 HUB: Rights = {
-    **dict.fromkeys(("pods", "persistentvolumeclaims", "secrets", "services"), _ALL),
+    **dict.fromkeys(("persistentvolumeclaims", "services"), _ALL),
+    **dict.fromkeys(("pods", "secrets"), _ALL_AND_CHANGE),
     "events": ("get", "watch", "list"),
     "pods/log": ("get",),
 }

@@ -117,7 +117,9 @@ def test_accounts_may_do_what_they_must_and_nothing_else(everything: tuple[Relea
     assert allowed(cluster, service, release.namespace) == set()
     assert allowed(cluster, service, "kube-system") == set()
     # The hub's other rights are Zero to JupyterHub's business.
-    assert allowed(cluster, hub, release.namespace) == {("pods/log", "get")}
+    assert allowed(cluster, hub, release.namespace) == {
+        ("pods/log", "get"), ("pods", "patch"), ("secrets", "patch"), ("pods.metrics.k8s.io", "get"),
+    }  # fmt: skip
     assert allowed(cluster, hub, builds) == set()
     # Build pods have no account of their own, and no token of any.
     assert allowed(cluster, f"system:serviceaccount:{builds}:default", builds) == set()

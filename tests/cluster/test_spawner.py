@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -491,6 +492,31 @@ def test_of_a_start_that_a_hub_did_not_live_to_finish_nothing_stays(hub: KubeHub
     hub.start()
     hub.until(lambda: hub.server() is None, "the hub knows that there is no server")
     hub.nothing_is_left()
+
+
+def test_what_a_hub_does_not_know_any_more_is_removed_and_nothing_of_another_hubs(
+    cluster: AnyCluster, kube: Kube, server_image: str, tmp_path: Path
+) -> None:
+    sweeping = "c.ReplayMixin.replay_sweep_seconds = 1\nc.ReplayMixin.replay_sweep_grace = 0\n"
+    with kube.namespace("sweeping") as namespace:
+        config = ADMINS.format(image=server_image) + sweeping
+        crashing = KubeHub(tmp_path / "hub", cluster, kube, namespace, config)
+        try:
+            crashing.start()
+            pod = crashing.launched(server_image)
+            marks = {name: pod["metadata"]["labels"][name] for name in ("replay.egi.eu/launch", "replay.egi.eu/hub")}
+            of_another = marks | {"replay.egi.eu/hub": "another"}
+            for name, labels in (("without-a-pod", marks), ("of-another-hub", of_another)):
+                kube.create("secrets", namespace, {"metadata": {"name": name, "labels": labels}})
+            crashing.stop(signal.SIGKILL)
+            (tmp_path / "hub" / "jupyterhub.sqlite").unlink()
+            crashing.start()
+            assert crashing.ask({"launch": "0" * 32}, "boris").status_code == 409, "somebody comes"
+            crashing.until(lambda: crashing.pods() == [], "the pod is removed")
+            crashing.until(lambda: kube.left(namespace, "secrets") == ["secrets/of-another-hub"], "its secret, too")
+            crashing.until(lambda: "leftovers of sessions" in crashing.log, "it is told")
+        finally:
+            crashing.close()
 
 
 @pytest.mark.needs("cluster-control")

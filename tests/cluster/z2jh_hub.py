@@ -81,13 +81,11 @@ class OverlayHub:
         config = self.folder / "jupyterhub_config.py"
         tester = {"tester": {"api_token": self.admin_token}}
         replay = {"replay": {**overlay["services"]["replay"], "url": service_url, "api_token": api_token}}
-        # The culler is a service of that chart's own, which the role of Replay names.
-        culler = {"jupyterhub-idle-culler": {"api_token": secrets.token_hex(32)}}
         config.write_text(
             _CONFIGURATION.format(
                 ports=self.ports, address=self.cluster.host_address, root=ROOT, namespace=self.namespace,
                 groups={name: {"users": list(users)} for name, users in self.groups.items()},
-                services={**replay, **tester, **culler},
+                services={**replay, **tester},
                 roles={**overlay["loadRoles"], "tester": {**_ADMIN, "services": ["tester"]}},
                 texts={name: text.replace("/etc/replay", str(ROOT)) for name, text in overlay["extraConfig"].items()},
             )

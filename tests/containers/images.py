@@ -32,6 +32,12 @@ WORKING = {
     """ENTRYPOINT ["sh", "-c", "trap '' TERM; \\"$@\\" & while true; do wait; done", "entrypoint"]\n""",
 }
 
+CLOSED_HOME = (
+    "FROM NOTEBOOK\nUSER root\nRUN mkdir /srv/closed && touch /srv/closed/analysis.ipynb\n"
+    "ENV HOME=/srv/closed\nWORKDIR /srv/closed\nUSER 4321\n"
+)
+"""A home of root's, for a number that no account has."""
+
 NO_SERVER = "The image has no jupyterhub-singleuser that could be run: add jupyterhub and jupyterlab (or notebook)"
 LAST_USER = "This image runs as root, which is not allowed here. The last USER in its Dockerfile must be another one"
 NO_ANSWER = "The session's server did not answer on port 8888 within"

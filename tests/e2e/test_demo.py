@@ -25,7 +25,7 @@ from tests.requirements import ROOT
 
 pytestmark = [pytest.mark.needs("proxy", "git-server"), pytest.mark.timeout(300), pytest.mark.one_hub_version]
 
-PORTS = 6
+PORTS = 7
 
 
 class Demo:
@@ -109,9 +109,12 @@ def test_the_demo_runs_an_example_and_leaves_nothing_behind_but_what_was_built(t
         visitor.log_in(ADA)
         consent = visitor.open(link[0])
         assert "Not built yet" in consent.text
-        launched = visitor.open_form(f"{demo.url}/services/replay/launches", _Fields(consent.text).values)
+        ticked = {"feature:vo.notebooks.egi.eu": "datahub"}
+        launched = visitor.open_form(f"{demo.url}/services/replay/launches", _Fields(consent.text).values | ticked)
         assert "/launches/" in launched.url.path, launched.text
         _until_it_runs(visitor, str(launched.url))
+        (spaces,) = (folder / "state" / "sessions").glob("*/home/*/datahub/README.md")
+        assert 'datahub.ls("Plankton survey")' in spaces.read_text()
         running = processes_of(folder)
         assert any("jupyterhub.singleuser" in line for line in running), running
     assert processes_of(folder) == []

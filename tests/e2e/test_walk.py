@@ -120,7 +120,9 @@ def test_from_a_link_to_a_cell_that_ran(
     gate.touch()
 
     # 5: JupyterLab, on the notebook, in the repository's environment
-    page.wait_for_url("**/user/**/index.ipynb*", timeout=BUILD_MS)
+    with page.expect_response(re.compile("/api/config/replay_activity"), timeout=BUILD_MS) as told:
+        page.wait_for_url("**/user/**/index.ipynb*", timeout=BUILD_MS)
+    assert told.value.ok, "the extension tells the session's server, through the hub, that somebody is there"
     expect(page.get_by_role("button", name="Python 3 (ipykernel) | Idle")).to_be_visible(timeout=60_000)
     cell = page.locator(".jp-Notebook .jp-CodeCell .cm-content").first
     cell.click(timeout=60_000)

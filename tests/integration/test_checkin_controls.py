@@ -505,3 +505,47 @@ def test_a_person_is_suspended_and_restored_in_a_browser(
         assert application.userinfo(token).status_code == 200
         assert complaints == []
         chromium.close()
+
+
+# What sessions' own tokens need of it
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_the_configuration_says_whether_tokens_are_exchanged(checkin: CheckinStandIn, on: bool) -> None:
+    checkin.settings.exchanges_tokens = on
+    listed = httpx.get(f"{checkin.issuer}/.well-known/openid-configuration").json()["grant_types_supported"]
+    assert ("urn:ietf:params:oauth:grant-type:token-exchange" in listed) is on
+
+
+@pytest.mark.parametrize("rotates", [True, False])
+def test_a_refresh_for_less_leaves_the_refresh_token_good_for_all(
+    checkin: CheckinStandIn, application: Application, rotates: bool
+) -> None:
+    checkin.settings.rotates_refresh_tokens = rotates
+    login = application.log_in(ADA)
+    less = application.refresh(login["refresh_token"], scope="openid").json()
+    assert application.introspect(less["access_token"])["scope"] == "openid"
+    more = application.refresh(less.get("refresh_token", login["refresh_token"]), scope="openid email").json()
+    assert application.introspect(more["access_token"])["scope"] == "openid email"
+    again = application.refresh(more.get("refresh_token", login["refresh_token"]), scope="openid unheard-of")
+    assert again.json()["error"] == "invalid_scope"
+
+
+def test_what_the_token_address_answers_can_be_changed(checkin: CheckinStandIn, application: Application) -> None:
+    checkin.settings.token_answer = {"expires_in": None, "scope": "all"}
+    answer = application.log_in(ADA)
+    assert answer["scope"] == "all"
+    assert "expires_in" not in answer
+    checkin.fail(Failing.PAGE, Endpoint.TOKEN)
+    page = application.token(code="code")
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html")
+
+
+def test_an_access_token_that_is_revoked_ends_all_of_its_login_where_that_is_on(
+    checkin: CheckinStandIn, application: Application
+) -> None:
+    checkin.settings.revoking_ends_logins = True
+    login = application.log_in(ADA)
+    form = {"token": login["access_token"], "client_id": "app", "client_secret": "secret"}
+    assert application.http.post(application.known["revocation_endpoint"], data=form).status_code == 200
+    assert application.refresh(login["refresh_token"]).json()["error"] == "invalid_grant"

@@ -66,6 +66,13 @@ c.DockerSpawner.extra_host_config = lambda spawner: {{
 """
 
 
+EATS_MEMORY = (
+    "FROM NOTEBOOK\n"
+    """ENTRYPOINT ["sh", "-c", "\\"$@\\" & while [ ! -e /tmp/end ]; do sleep 0.1; done; exec tail /dev/zero", "e"]\n"""
+)
+"""Serves until there is ``/tmp/end``, and then takes all memory."""
+
+
 class DockerHub(PlanHub):
     """A hub whose servers are containers."""
 
@@ -134,6 +141,10 @@ def no_server_stays(request: pytest.FixtureRequest) -> Iterator[None]:
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
     with RegistryServer(tmp_path_factory.mktemp("registry")) as started:
         yield started
+
+
+def launch_of(session: dict[str, Any]) -> str:
+    return session["Config"]["Labels"]["replay.egi.eu/launch"]
 
 
 def image_of(engine: ContainerEngine, tag: str) -> ImageModel:
@@ -533,6 +544,50 @@ def test_a_session_that_dies_is_noticed_and_removed(hub: DockerHub, engine: Cont
     engine.docker("kill", session["Id"])
     hub.until(lambda: hub.server() is None, "the hub notices")
     hub.nothing_is_left()
+    hub.until(lambda: launch_of(session) in hub.plans.ended, "the build service is told")
+    assert hub.plans.ended[launch_of(session)].startswith(
+        "The session's server was killed, as happens where the machine"
+    )
+
+
+def test_a_session_says_what_it_uses_and_that_its_memory_ran_out(hub: DockerHub, engine: ContainerEngine) -> None:
+    session = hub.launched(build(engine, "eats-memory", EATS_MEMORY))
+    report, usage = hub.report(), hub.report().usage
+    assert (report.launch, report.resources) == (launch_of(session), RESOURCES)
+    assert usage is not None
+    assert (usage.source, usage.memory_limit, usage.cpu_limit, usage.oom_kills) == ("engine", 512 * MIB, 1.5, 0)
+    assert 20 * MIB < usage.memory_used < 512 * MIB
+    assert usage.cpu_used is not None
+    assert hub.api("GET", "/replay/sessions/nobody").status_code == 404
+    hub.stop()
+    hub.start()
+    assert hub.report().resources == RESOURCES, "a restarted hub knows it still"
+
+    def killed_processes() -> int:
+        now = hub.report().usage
+        return 0 if now is None else now.oom_kills or 0
+
+    engine.docker("exec", session["Id"], "tail", "/dev/zero", check=False)
+    hub.until(lambda: killed_processes() == 1, "what ended a process of it is told")
+    assert hub.server() is not None
+    assert hub.plans.ended.get(launch_of(session)) is None
+
+    engine.docker("exec", session["Id"], "touch", "/tmp/end")
+    hub.until(lambda: hub.server() is None, "the hub notices")
+    hub.until(lambda: launch_of(session) in hub.plans.ended, "the build service is told")
+    told = hub.plans.ended[launch_of(session)]
+    assert told.startswith("The session ran out of memory, so it was ended: it may use at most 512 MB.")
+    assert hub.api("GET", f"/replay/sessions/{quote(ADA)}").status_code == 404
+
+
+def test_of_a_session_that_is_stopped_no_reason_is_told(hub: DockerHub, engine: ContainerEngine) -> None:
+    session = hub.launched(build(engine, "stubborn", WORKING["stubborn"]))
+    with ThreadPoolExecutor(1) as person:
+        # It takes seconds to end, in which the hub looks whether it runs.
+        stopping = person.submit(hub.stop_server)
+        engine.docker("wait", session["Id"], check=False)
+        stopping.result()
+    assert launch_of(session) not in hub.plans.ended
 
 
 def test_a_start_that_is_stopped_leaves_nothing(hub: DockerHub, engine: ContainerEngine) -> None:

@@ -357,6 +357,7 @@ def test_a_launch_of_somebody_elses_is_as_one_that_never_was(site: Site) -> None
             dmitri.http.delete(f"api/launches/{launch_id}"),
             dmitri.http.get(f"launches/{launch_id}"),
             dmitri.http.post(f"launches/{launch_id}/choice", data={"action": "give-up"}),
+            dmitri.http.get(f"launches/{launch_id}/work"),
         ]
         return [
             (answer.status_code, answer.json()["message"])
@@ -380,6 +381,7 @@ ANONYMOUS = {
     "/services/replay/launches$": ("launches", TO_LOG_IN, REFUSED),
     "/services/replay/launches/([0-9a-f]{32})$": (f"launches/{ID}", TO_LOG_IN, REFUSED),
     "/services/replay/launches/([0-9a-f]{32})/choice$": (f"launches/{ID}/choice", TO_LOG_IN, REFUSED),
+    "/services/replay/launches/([0-9a-f]{32})/work$": (f"launches/{ID}/work", TO_LOG_IN, REFUSED),
     "/services/replay/servers/stop$": ("servers/stop", TO_LOG_IN, REFUSED),
     "/services/replay/api/launches$": ("api/launches", REFUSED, REFUSED),
     "/services/replay/api/launches/([0-9a-f]{32})$": (f"api/launches/{ID}", REFUSED, REFUSED),

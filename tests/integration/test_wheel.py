@@ -62,6 +62,7 @@ def test_the_wheel_has_every_file_of_the_packages(installed: Path) -> None:
     assert sources <= found, sources - found
     assert {
         "replay_build_service/web/static/dist/launch.js",
+        "replay_spawner/lab/labextensions/replay-session/session.js",
         "replay_build_service/db/migrations/script.py.mako",
     } <= sources
     assert {Path(name).parts[0] for name in found - sources} == {"jupyterhub_replay-0.1.0.dist-info"}
@@ -71,29 +72,34 @@ def test_the_wheel_has_every_file_of_the_packages(installed: Path) -> None:
 def test_its_entry_points_load(installed: Path, tmp_path: Path) -> None:
     loaded = run_installed(installed, tmp_path, "-c", ENTRY_POINTS, str(installed)).splitlines()
     assert [line.split()[:3] for line in loaded] == [
+        ["replay.features", "datahub", "DataHub"],
         ["jupyterhub.authenticators", "egi-checkin", "EGICheckinAuthenticator"],
         ["console_scripts", "replay-auth", "main"],
         ["console_scripts", "replay-build-service", "main"],
         ["jupyterhub.spawners", "replay-docker", "ReplayDockerSpawner"],
         ["jupyterhub.spawners", "replay-kubernetes", "ReplayKubeSpawner"],
         ["jupyterhub.spawners", "replay-local", "ReplayLocalSpawner"],
+        ["replay.features", "token", "AccessToken"],
     ]
     assert all(line.split()[3].startswith(str(installed)) for line in loaded), loaded
 
 
 @pytest.mark.needs("pages")
 def test_its_migrations_make_a_database(installed: Path, tmp_path: Path) -> None:
-    assert "to 0003" in run_installed(installed, tmp_path, "-m", "replay_build_service.app", "upgrade-db")
+    assert "to 0004" in run_installed(installed, tmp_path, "-m", "replay_build_service.app", "upgrade-db")
 
 
 def test_without_the_scripts_of_the_pages_no_wheel_is_made(tmp_path: Path) -> None:
     project = tmp_path / "project"
     for package in PACKAGES:
-        shutil.copytree(ROOT / package, project / package, ignore=shutil.ignore_patterns("dist", "__pycache__"))
+        shutil.copytree(
+            ROOT / package, project / package, ignore=shutil.ignore_patterns("dist", "session.js", "__pycache__")
+        )
     for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, project)
     done = wheel_of(project, tmp_path / "wheels")
     assert done.returncode != 0
-    assert "replay_build_service/web/static/dist lacks launch.js" in done.stderr
+    assert "there is no replay_build_service/web/static/dist/launch.js" in done.stderr
+    assert "replay-session/session.js" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("*.whl"))

@@ -207,6 +207,8 @@ class FakeHub:
         """What a start turns into, where it is not a server of that launch."""
         self.spawn: Callable[[str, str, LaunchId], Any] | None = None
         """The spawner's own question."""
+        self.when_looked_at: Callable[[], None] = lambda: None
+        """Happens before each answer about a server."""
 
     def _fault(self, method: str) -> None:
         if self.faults.get(method):
@@ -215,6 +217,7 @@ class FakeHub:
     async def server(self, user: str, server_name: str) -> Server:
         await asyncio.sleep(0)
         self._fault("server")
+        self.when_looked_at()
         return self.servers.get((user, server_name), ABSENT)
 
     async def start(self, user: str, server_name: str, launch_id: LaunchId) -> None:

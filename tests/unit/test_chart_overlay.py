@@ -98,7 +98,7 @@ def test_replay_is_added_and_what_is_the_admins_stays(hub_configuration: Any, tm
     assert hub.spawner_class is ReplayKubeSpawner
     assert hub.authenticator_class.__name__ == "DummyAuthenticator"
     assert hub.template_paths == [hub_templates(), "/own/templates"]
-    own, (path, handler, arguments) = hub.extra_handlers
+    own, (path, handler, arguments), *_ = hub.extra_handlers
     assert own[0] == "/own"
     assert (path, handler) == (r"/v2/(.+)", LinkHandler)
     assert arguments["service_url"] == "http://replay:10101/services/replay/"
@@ -112,8 +112,8 @@ def test_replay_is_added_and_what_is_the_admins_stays(hub_configuration: Any, tm
     assert config.ReplayMixin.replay_token_file == arguments["token_file"]
     # Which are the chart's own business.
     assert (config.JupyterHub.hub_bind_url, config.JupyterHub.db_url) == ("http://:8081", "sqlite:///jupyterhub.sqlite")
-    assert [service["name"] for service in config.JupyterHub.services] == ["replay"]
-    assert {role["name"] for role in config.JupyterHub.load_roles} == {"user", "replay"}
+    assert [service["name"] for service in config.JupyterHub.services] == ["replay", "idle-culler"]
+    assert {role["name"] for role in config.JupyterHub.load_roles} == {"user", "replay", "idle-culler"}
     assert config.CryptKeeper["keys"] == ["0" * 64]
     assert config.KubeSpawner.image == "the-admins:1"
     assert config.Spawner.default_url == "/tree"
@@ -160,11 +160,10 @@ def test_the_services_roles_are_those_of_the_reference(monkeypatch: pytest.Monke
     reference = PyFileConfigLoader("jupyterhub_config.py", path=str(ROOT)).load_config()
     known = {role["name"]: role for role in reference.JupyterHub.load_roles}
     for name, role in OVERLAY["hub"]["loadRoles"].items():
-        # Zero to JupyterHub has another name for the culler.
-        scopes = [scope.replace("service=jupyterhub-idle-culler", "service=idle-culler") for scope in role["scopes"]]
-        assert {"name": name, **role, "scopes": scopes} == known[name]
+        assert {"name": name, **role} == known[name]
     (service, _) = reference.JupyterHub.services
-    assert OVERLAY["hub"]["services"]["replay"]["oauth_no_confirm"] is service["oauth_no_confirm"]
+    for name in ("oauth_no_confirm", "oauth_client_allowed_scopes"):
+        assert OVERLAY["hub"]["services"]["replay"][name] == service[name]
 
 
 def test_hub_and_chart_mean_the_same_service() -> None:
@@ -209,7 +208,7 @@ def test_managers_reach_the_service_of_a_hub_that_has_roles_of_its_own(hub_confi
     policies.write_text("vos: {vo.one: {managers: [user:ada]}}")
     config = hub_configuration(REPLAY_POLICIES=str(policies))
     roles = {role["name"]: role for role in config.JupyterHub.load_roles}
-    assert set(roles) == {"user", "replay", "replay-vo-managers"}
+    assert set(roles) == {"user", "replay", "replay-vo-managers", "idle-culler"}
     assert roles["replay-vo-managers"]["groups"] == ["vo.one:managers"]
 
 

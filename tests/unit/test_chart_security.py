@@ -117,8 +117,15 @@ RIGHTS = {
 
 
 def rights(role: Document) -> set[tuple[str, str]]:
-    assert all(rule["apiGroups"] == [""] and "resourceNames" not in rule for rule in role["rules"])
-    return {(resource, verb) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
+    """By the resource's name, with its group where that is not the core one."""
+    assert not [rule for rule in role["rules"] if "resourceNames" in rule]
+    return {
+        (f"{resource}.{group}".rstrip("."), verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
 
 
 @pytest.mark.parametrize(("values", "namespace"), [(LEAST, "jupyter-builds"), (EVERYTHING, "replay-builds")])
@@ -137,9 +144,11 @@ def test_the_service_may_run_builds_and_nothing_else(values: Mapping[str, Any], 
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "replay", "namespace": "jupyter"}]
 
 
-def test_the_hub_may_read_what_a_session_said() -> None:
+def test_the_hub_may_read_what_a_session_said_and_uses() -> None:
     documents = render()
-    assert rights(one(documents, "Role", "replay-hub")) == {("pods/log", "get")}
+    assert rights(one(documents, "Role", "replay-hub")) == {
+        ("pods/log", "get"), ("pods", "patch"), ("secrets", "patch"), ("pods.metrics.k8s.io", "get"),
+    }  # fmt: skip
     (subject,) = one(documents, "RoleBinding", "replay-hub")["subjects"]
     assert subject == {"kind": "ServiceAccount", "name": "hub", "namespace": "jupyter"}
 

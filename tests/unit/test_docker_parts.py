@@ -30,6 +30,7 @@ from replay_build_service.builders.docker.steps import check_checkout
 from replay_build_service.builders.registry_images import refusal
 from replay_build_service.domain import BuildRecipe, EventKind, FailureReason, ImageConfiguration, Phase
 from replay_build_service.errors import SourceFault
+from replay_build_service.image_labels import top_level_in
 
 DIGEST = "sha256:" + "ab" * 32
 
@@ -223,7 +224,7 @@ class TestRepo2dockersCommand:
             "-m", "repo2docker", "--no-run", "--json-logs", "--config", "/b/config.py",
             "--image-name", "registry.example.org/replay/a:tag", "--user-id", "1000", "--user-name", "jovyan", "--push",
             "--cache-from", f"host/a@{DIGEST}", "--label", "repo2docker.repo=https://example.org/a",
-            "--label", f"repo2docker.ref={'c' * 40}", "--build-arg", "BUILDKIT_CACHE_MOUNT_NS=b1", "--build-arg", "HTTP_PROXY=http://p:3128", "/b/src",
+            "--label", f"repo2docker.ref={'c' * 40}", "--label", "replay.top-level=", "--build-arg", "BUILDKIT_CACHE_MOUNT_NS=b1", "--build-arg", "HTTP_PROXY=http://p:3128", "/b/src",
         )  # fmt: skip
         assert "--push" not in command_line(replace(JOB, push=False), "/c", "/s")
 
@@ -460,3 +461,21 @@ class TestTheLostEnd:
     )
     def test_other_ends_are_no_lost_end(self, line: str) -> None:
         assert not has_lost_the_end((self.LAST[0], line))
+
+
+@pytest.mark.parametrize(
+    ("names", "label"),
+    [
+        (None, ""),
+        ([], ""),
+        (["index.ipynb", "datahub", ".git"], ".git/datahub/index.ipynb"),
+        (["a=b", "c d", "ü"], "a=b/c d/ü"),
+        (["line\nbreak"], ""),
+        (["half \udcff"], ""),
+        ([f"{number:04}" for number in range(3000)], ""),
+    ],
+)
+def test_what_a_repository_has_at_its_top_level_is_on_its_image(names: list[str] | None, label: str) -> None:
+    command = command_line(JOB, "/b/config.py", "/b/src", top_level=names)
+    assert f"replay.top-level={label}" in command
+    assert top_level_in(label) == (tuple(sorted(names)) if names and label else None)

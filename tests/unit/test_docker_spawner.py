@@ -4,7 +4,6 @@ import asyncio
 import inspect
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from types import SimpleNamespace
@@ -32,7 +31,6 @@ from replay_spawner.docker.containers import (
 from replay_spawner.docker.leftovers import Leftovers
 from replay_spawner.fetching import sentence_for
 from replay_spawner.images import has_account, image_model, is_named, may_lack_a_home, names_root, runs_as_root
-from replay_spawner.plans import LAUNCH_LABEL
 from tests.unit.launch_plans import DIGEST, GIB, LAUNCH
 from tests.unit.launch_plans import PLAN as ANY_PLAN
 
@@ -456,16 +454,12 @@ async def test_where_nothing_listens_there_is_nothing_yet() -> None:
 class Engine:
     """Answers as docker-py does; what is to go wrong is said before."""
 
-    def __init__(self, *faults: Exception, containers: list[dict[str, Any]] | None = None) -> None:
+    def __init__(self, *faults: Exception) -> None:
         self.faults = list(faults)
-        self.containers = containers or []
         self.removed: list[str] = []
         self.done = asyncio.Event()
 
     async def __call__(self, method: str, *arguments: Any, **options: Any) -> Any:
-        if method == "containers":
-            assert options["filters"]["label"] == LAUNCH_LABEL
-            return self.containers
         assert (method, options) == ("remove_container", {"v": True, "force": True})
         if self.faults:
             raise self.faults.pop(0)
@@ -497,24 +491,3 @@ async def test_what_cannot_be_removed_is_tried_again_until_the_engine_has_done_i
     assert engine.removed == []
     await asyncio.wait_for(engine.done.wait(), 5)
     assert engine.removed == ["replay-x"]
-
-
-async def test_what_no_hub_removed_is_swept_and_nothing_that_only_has_our_label() -> None:
-    old, new = time.time() - 2 * leftovers.SWEEP_SECONDS, time.time()
-
-    def container(launch: str, name: str, created: float) -> dict[str, Any]:
-        return {"Labels": {LAUNCH_LABEL: launch}, "Names": [name], "Created": created}
-
-    engine = Engine(
-        containers=[
-            container("1", "/replay-1", new),
-            container("2", "/somebody-elses", old),
-            container("3", "/replay-4", old),
-            container("5", "/replay-5", old),
-        ]
-    )
-    left = Leftovers()
-    left.sweep(engine)
-    left.sweep(engine)
-    await asyncio.wait_for(engine.done.wait(), 5)
-    assert engine.removed == ["replay-5"]

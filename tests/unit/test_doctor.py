@@ -240,10 +240,10 @@ async def test_the_culler_is_judged_by_what_the_token_may_read(
         assert f'"{CULLER_SCOPE}"' in verdict.remedy
 
 
-async def test_the_culler_of_zero_to_jupyterhub_has_a_name_of_its_own(tmp_path: Path) -> None:
+async def test_the_culler_has_the_same_name_on_zero_to_jupyterhub(tmp_path: Path) -> None:
     async with ScriptedServer(lambda _: as_document(identity(*NEEDED_SCOPES))) as server:
         verdict = await check_culler(deployment(tmp_path, hub=access_to(server.url), builder="kubernetes"))
-    assert '"read:services!service=jupyterhub-idle-culler"' in verdict.remedy
+    assert f'"{CULLER_SCOPE}"' in verdict.remedy
 
 
 async def test_a_culler_of_another_name_is_found_by_what_the_configuration_says(tmp_path: Path) -> None:

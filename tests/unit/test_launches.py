@@ -299,6 +299,49 @@ async def test_a_server_that_is_just_starting_is_not_replaced_and_nothing_is_giv
         assert holder.id == launch.id
 
 
+@pytest.mark.parametrize("was", ["a launch's", "an ordinary one"])
+async def test_a_launch_while_the_last_server_is_stopping_waits_for_that_and_asks_nothing(
+    store: Store, was: str
+) -> None:
+    async with a_house(store) as house:
+        first = await running(house, ADA) if was == "a launch's" else None
+        stopping = Server(ServerStatus.STOPPING, "/user/ada/", first and first.id)
+        house.hub.servers["ada", ""] = stopping
+        second = await house.launches.create(ADA, wish("other"))
+        assert second.state is LaunchState.BUILDING
+        (await house.builder.next(2 if first else 1)).end(image("other"))
+        looks = iter([False, False, True])
+        house.hub.when_looked_at = lambda: house.hub.servers.clear() if next(looks, False) else None
+        assert "Waiting for your last server to stop." in await house.texts(launch_stream(second.id))
+        assert (await settled(house, second)).state is LaunchState.RUNNING
+        assert house.hub.stops == 0
+        if first is not None:
+            assert (await house.launches.get(ADA, first.id)).state is LaunchState.ENDED
+
+
+async def test_a_choice_waits_for_a_start_that_came_in_between(store: Store) -> None:
+    """The launch that is replaced had asked the hub in the same moment."""
+    async with a_house(store) as house:
+        first = await running(house, ADA)
+        second = await house.launches.create(ADA, wish("other"))
+        ready, looks = house.hub.servers["ada", ""], 0
+
+        def while_looked_at() -> None:
+            nonlocal looks
+            looks += 1
+            if looks == 2:
+                house.hub.servers["ada", ""] = replace(ready, status=ServerStatus.STARTING)
+            if looks == 5:
+                house.hub.servers["ada", ""] = ready
+
+        house.hub.when_looked_at = while_looked_at
+        await house.launches.replace(ADA, second.id, first.id)
+        (await house.builder.next(2)).end(image("other"))
+        assert (await settled(house, second)).state is LaunchState.RUNNING
+        assert looks >= 5
+        assert house.hub.stops == 1
+
+
 async def test_replacing_a_launch_ends_its_build_where_nobody_else_waits(store: Store) -> None:
     async with a_house(store) as house:
         first = await house.launches.create(ADA, wish())
@@ -575,6 +618,64 @@ async def test_a_start_that_the_hub_reports_as_failed_is_told_in_its_words(store
         launch = await house.launches.create(ADA, wish())
         (await house.builder.next()).end(image())
         assert (await settled(house, launch)).failure == "There is no room for you."
+
+
+async def test_a_start_that_the_hub_dropped_for_another_one_that_failed_is_asked_for_again(store: Store) -> None:
+    async with a_house(store) as house:
+        house.hub.messages = [StartProgress("What was started before has failed.", failed=True)]
+        asked = asyncio.Event()
+
+        async def spawn(user: str, server_name: str, launch_id: LaunchId) -> None:
+            if house.hub.starts == [launch_id]:
+                # The hub answers as always, and the start under way is not of this launch.
+                asked.set()
+                return
+            await house.launches.plan(launch_id, user, server_name)
+            house.hub.messages = [StartProgress("", ready=True)]
+
+        house.hub.spawn = spawn
+        launch = await house.launches.create(ADA, wish())
+        (await house.builder.next()).end(image())
+        await asked.wait()
+        house.hub.servers.clear()
+        assert (await settled(house, launch)).state is LaunchState.RUNNING
+        assert house.hub.starts == [launch.id, launch.id]
+
+
+async def test_a_hub_that_was_asked_twice_has_not_refused(store: Store) -> None:
+    """The first answer was lost on its way, and the second says that the server is there."""
+    async with a_house(store) as house:
+        start = house.hub.start
+
+        async def asked_twice(user: str, server_name: str, launch_id: LaunchId) -> None:
+            await start(user, server_name, launch_id)
+            raise Conflict("The hub did not start your server: ada is already running")
+
+        house.hub.start = asked_twice  # type: ignore[method-assign]
+        assert (await running(house, ADA)).state is LaunchState.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("server", "told"),
+    [
+        (Server(ServerStatus.STARTING, "/user/ada/"), "Another server of yours was started meanwhile."),
+        (None, "The hub did not start your server: Internal Server Error"),
+    ],
+)
+async def test_a_hub_that_refuses_since_another_server_starts_is_told_as_that(
+    store: Store, server: Server | None, told: str
+) -> None:
+    async with a_house(store) as house:
+
+        async def refuses(user: str, server_name: str, launch_id: LaunchId) -> None:
+            if server is not None:
+                house.hub.servers[user, server_name] = server
+            raise Conflict("The hub did not start your server: Internal Server Error")
+
+        house.hub.start = refuses  # type: ignore[method-assign]
+        launch = await house.launches.create(ADA, wish())
+        (await house.builder.next()).end(image())
+        assert ((await settled(house, launch)).failure or "").startswith(told)
 
 
 async def test_an_image_of_which_no_server_could_be_started_is_looked_at_before_the_next(store: Store) -> None:

@@ -31,10 +31,20 @@ from replay_build_service.domain import (
 from replay_build_service.links import Repository, RepoSpec
 from replay_build_service.permissions import Notice
 from replay_build_service.policy_values import Community, Feature, GPUs, Offer, Resources, VOPolicy
+from replay_build_service.records import SessionEnd
 from replay_build_service.rulings import Terms
-from replay_build_service.schemas import LinkPreview, Refusal
+from replay_build_service.schemas import (
+    FeatureReport,
+    GPUsModel,
+    LinkPreview,
+    Refusal,
+    ResourcesModel,
+    SessionReport,
+    UsageModel,
+)
 from replay_build_service.web import make_templates
 from replay_build_service.web.pages import consent_context, home_context, launch_context
+from replay_build_service.web.session_pages import session_now
 
 SERVICE = Path(replay_build_service.__file__).parent / "web"
 SPAWNER = Path(replay_build_service.__file__).parents[1] / "replay_spawner"
@@ -134,12 +144,36 @@ def launch_page(
     server: Server = ABSENT,
     usual_seconds: float | None = 45,
     notices: Sequence[Notice] = (),
+    report: SessionReport | None = None,
 ) -> dict[str, Any]:
-    return launch_context(shown, holder, server, usual_seconds, ORIGIN, SERVICE_PATH, notices)
+    session = session_now(holder, server, report, DEFAULT.resources)
+    return launch_context(shown, holder, server, usual_seconds, ORIGIN, SERVICE_PATH, notices, session)
 
 
-def home_page(*recent: Launch, holder: Launch | None = None, server: Server = ABSENT) -> dict[str, Any]:
-    return home_context(holder, server, recent)
+def home_page(
+    *recent: Launch, holder: Launch | None = None, server: Server = ABSENT, report: SessionReport | None = None
+) -> dict[str, Any]:
+    session = session_now(holder, server, report, DEFAULT.resources)
+    return home_context(holder, server, recent, session=session)
+
+
+def report_of(holder: Launch, usage: UsageModel | None = None, *features: FeatureReport) -> SessionReport:
+    resources = ResourcesModel(
+        memory_guarantee=2 * GB, memory_limit=4 * GB, gpus=GPUsModel(resource="nvidia.com/gpu", count=1)
+    )
+    return SessionReport(launch=holder.id, resources=resources, usage=usage, features=list(features))
+
+
+def running_home(usage: UsageModel | None, *features: FeatureReport) -> dict[str, Any]:
+    report = report_of(launch(), usage, *features)
+    return home_page(holder=launch(running_at=NOW), server=server_of(launch()), report=report)
+
+
+def ending_home() -> dict[str, Any]:
+    """Home ten minutes before the end of a session that nobody uses."""
+    end = SessionEnd(datetime.now(UTC) - timedelta(minutes=52), timedelta(hours=1), timedelta(minutes=10))
+    page = running_home(BY_THE_ENGINE)
+    return page | {"session": replace(page["session"], ending=end)}
 
 
 def error_page(message: str, *nearest: str, enrolments: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
@@ -154,6 +188,28 @@ def error_page(message: str, *nearest: str, enrolments: Sequence[tuple[str, str]
 RUNNING_OTHER = launch(of=OTHER, id=LaunchId("2e" * 16))
 ON_ITS_WAY = launch(LaunchState.BUILDING, OTHER, id=LaunchId("2e" * 16), image=None)
 ALL_STATES = tuple(launch(state, failure="It failed.") for state in LaunchState)
+
+BY_THE_ENGINE = UsageModel(
+    source="engine", memory_used=GB * 5 // 4, memory_limit=4 * GB, cpu_used=0.42, cpu_limit=2, oom_kills=3
+)
+BY_THE_METRICS = UsageModel(source="metrics", memory_used=GB // 4, memory_limit=4 * GB, cpu_used=1, cpu_limit=None)
+BY_ITS_PROCESSES = UsageModel(source="process", memory_used=6 * GB, memory_limit=4 * GB, cpu_used=0.04)
+FEATURES = (
+    FeatureReport(name="token", title="An access token", state="given", sentence="It is in a file."),
+    FeatureReport(
+        name="datahub",
+        title="DataHub",
+        state="delayed",
+        sentence="Onezone does not answer.",
+        next_try=datetime(2026, 3, 4, 9, 7, tzinfo=UTC),
+    ),
+)
+DIED = launch(
+    LaunchState.ENDED,
+    failure="The session ran out of memory, so it was ended: it may use at most 4 GB.",
+    running_at=NOW,
+    ended_at=NOW + timedelta(hours=1),
+)
 
 PAGES: dict[str, tuple[str, dict[str, Any]]] = {
     "consent, first build": ("consent.html", consent_page(usual_seconds=None)),
@@ -285,6 +341,36 @@ PAGES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "home, empty": ("home.html", home_page()),
     "home, running": ("home.html", home_page(*ALL_STATES, holder=launch(), server=server_of(launch()))),
+    "home, running, by the engine": ("home.html", running_home(BY_THE_ENGINE)),
+    "home, running, killed once": ("home.html", running_home(BY_THE_ENGINE.model_copy(update={"oom_kills": 1}))),
+    "home, running, about to end": ("home.html", ending_home()),
+    "home, running, by the metrics": ("home.html", running_home(BY_THE_METRICS)),
+    "home, running, by its processes": ("home.html", running_home(BY_ITS_PROCESSES)),
+    "home, running, nothing tells": ("home.html", running_home(None)),
+    "home, running, features": ("home.html", running_home(None, *FEATURES)),
+    "home, running, hostile feature": (
+        "home.html",
+        running_home(None, FeatureReport(name="x", title=ATTACK, state="absent", sentence=ATTACK)),
+    ),
+    "home, after an end": ("home.html", home_page(DIED, launch(LaunchState.ENDED, OTHER))),
+    "home, launched since an end": ("home.html", home_page(launch(LaunchState.ENDED, OTHER), DIED)),
+    "home, after a hostile end": (
+        "home.html",
+        home_page(launch(LaunchState.ENDED, HOSTILE, failure=ATTACK, urlpath=ATTACK)),
+    ),
+    "launch, running, used": (
+        "launch.html",
+        launch_page(
+            launch(), holder=launch(), server=server_of(launch()), report=report_of(launch(), BY_THE_ENGINE, *FEATURES)
+        ),
+    ),
+    "launch, running, another's report": (
+        "launch.html",
+        launch_page(
+            launch(), holder=launch(), server=server_of(launch()), report=report_of(RUNNING_OTHER, BY_THE_ENGINE)
+        ),
+    ),
+    "launch, died": ("launch.html", launch_page(DIED)),
     "home, on its way": ("home.html", home_page(ON_ITS_WAY, holder=ON_ITS_WAY)),
     "home, ordinary server": ("home.html", home_page(launch(LaunchState.ENDED), server=ORDINARY)),
     "home, starting": ("home.html", home_page(server=Server(ServerStatus.STARTING, "/user/ada/"))),
@@ -541,6 +627,24 @@ def test_a_community_instance_shows_its_name_and_logo() -> None:
         ("launch, choosing", "Your server is running example.org/climate/ice"),
         ("home, empty", "Nothing is running"),
         ("home, running", "4 March 2026, 09:05 UTC"),
+        ("home, running", "2 GB guaranteed, 4 GB at most. What is used of it is not available."),
+        ("home, running, by the engine", "1.2 GB used of 4 GB, 2 GB guaranteed"),
+        ("home, running, by the engine", "0.4 cores used of 2 cores"),
+        ("home, running, by the engine", "was ended 3 times because memory ran out (limit 4 GB)"),
+        ("home, running, killed once", "was ended once because memory ran out"),
+        ("home, running, by the engine", "1 × nvidia.com/gpu"),
+        ("home, running, about to end", "1 hour after it was last used. Stay Download my work"),
+        ("home, running, by the metrics", "256 MB used of 4 GB"),
+        ("home, running, by the metrics", "1 core used; no limit"),
+        ("home, running, by its processes", "6 GB used by all its processes, each of which may use 4 GB at most"),
+        ("home, running, nothing tells", "What is used is not available."),
+        ("home, running, features", "An access token It is in a file."),
+        ("home, running, features", "Not yet. Onezone does not answer. It is tried again at 09:07 UTC."),
+        ("home, after an end", "Your last session ended: github.com/ada/rainfall, 26 November 2026, 10:00 UTC."),
+        ("home, after an end", "it may use at most 4 GB."),
+        ("launch, running, used", "1.2 GB used of 4 GB"),
+        ("launch, running, another's report", "What is used of it is not available."),
+        ("launch, died", "it may use at most 4 GB."),
         ("error", "0a1b2c3d"),
     ],
 )
@@ -556,6 +660,7 @@ def test_a_page_says(name: str, text: str) -> None:
         ("consent, another runs", "Open the running one", "/user/ada/"),
         ("consent, another on its way", "See the launch on its way", f"{SERVICE_PATH}launches/{'2e' * 16}"),
         ("launch, running", "Open your session", "/user/ada/lab/tree/index.ipynb"),
+        ("home, after an end", "Launch it again", "/v2/gh/ada/rainfall/main?urlpath=lab/tree/index.ipynb"),
         ("launch, choosing", "Open the running one", "/user/ada/"),
         ("launch, failed", "Try again", "/v2/gh/ada/rainfall/main?urlpath=lab%2Ftree%2Findex.ipynb"),
         ("launch, ended", "Launch again", "/v2/gh/ada/rainfall/main?urlpath=lab%2Ftree%2Findex.ipynb"),
@@ -597,7 +702,7 @@ def test_to_stop_and_launch_names_what_the_person_saw(name: str, instead_of: str
     ],
 )
 def test_a_launch_offers_what_can_be_done_with_it(name: str, actions: list[str]) -> None:
-    forms = Page(html_of(name)).forms
+    forms = [form for form in Page(html_of(name)).forms if "action" in form.fields]
     assert [form.fields["action"] for form in forms] == actions
     assert all(form.action == f"{SERVICE_PATH}launches/{'1f' * 16}/choice" for form in forms)
 
@@ -626,6 +731,30 @@ def test_the_launch_page_tells_its_script_where_the_events_are() -> None:
 def test_the_phases_say_no_more_than_is_known(name: str, states: str) -> None:
     items = [item for item in Page(html_of(name)).all("li") if "data-phase" in item]
     assert " ".join(item["data-state"] for item in items) == states
+
+
+def test_an_end_is_told_until_the_next_launch() -> None:
+    assert "Your last session ended" not in Page(html_of("home, launched since an end")).text
+
+
+@pytest.mark.parametrize(
+    ("name", "meters"),
+    [
+        ("home, running, by the engine", [("Memory used", 4 * GB, GB * 5 // 4), ("Processor used", 2.0, 0.42)]),
+        ("home, running, by the metrics", [("Memory used", 4 * GB, GB // 4)]),
+        # The limit is of each process, so the sum of all is no part of it.
+        ("home, running, by its processes", []),
+        ("home, running, nothing tells", []),
+    ],
+)
+def test_a_meter_shows_what_is_used_of_a_limit(name: str, meters: list[tuple[str, float, float]]) -> None:
+    found = [(one["aria-label"], float(one["max"]), float(one["value"])) for one in Page(html_of(name)).all("meter")]
+    assert found == meters
+
+
+@pytest.mark.parametrize("name", ["home, running, by the engine", "launch, running, used", "home, ordinary server"])
+def test_what_runs_can_be_stopped(name: str) -> None:
+    assert [form.action for form in Page(html_of(name)).forms].count(f"{SERVICE_PATH}servers/stop") == 1
 
 
 def test_a_repository_without_a_web_address_is_no_link() -> None:

@@ -18,6 +18,7 @@
     "REPLAY_MEM_LIMIT" .Values.sessions.memory.limit
     "REPLAY_CPU_GUARANTEE" .Values.sessions.cpu.guarantee
     "REPLAY_CPU_LIMIT" .Values.sessions.cpu.limit
+    "REPLAY_FEATURES" (join "," .Values.sessions.features)
     "REPLAY_ALLOWED_HOSTS" (join "," .Values.repositories.allowedHosts)
     "REPLAY_EXEMPT_ORIGINS" (join "," .Values.repositories.exemptOrigins)
     "REPLAY_BUILDER" "kubernetes"

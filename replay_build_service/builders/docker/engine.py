@@ -15,6 +15,7 @@ import httpx
 
 from replay_build_service.domain import ImageConfiguration
 from replay_build_service.errors import SourceFault
+from replay_build_service.image_labels import TOP_LEVEL, top_level_in
 
 TIMEOUT = 10.0
 """Seconds. The engine is on the same machine or next to it."""
@@ -146,7 +147,7 @@ def _configuration(told: object) -> ImageConfiguration:
     """The engine's words for the OCI configuration; what is not as it should be counts as not set."""
     fields = cast("dict[str, object]", told) if isinstance(told, dict) else {}
     environment = {name: value for name, _, value in (entry.partition("=") for entry in _texts(fields.get("Env")))}
-    ports = fields.get("ExposedPorts")
+    ports, labels = fields.get("ExposedPorts"), fields.get("Labels")
     return ImageConfiguration(
         user=_text(fields.get("User")),
         working_dir=_text(fields.get("WorkingDir")),
@@ -154,6 +155,7 @@ def _configuration(told: object) -> ImageConfiguration:
         entrypoint=_texts(fields.get("Entrypoint")),
         command=_texts(fields.get("Cmd")),
         exposed_ports=tuple(cast("dict[str, object]", ports)) if isinstance(ports, dict) else (),
+        top_level=top_level_in(cast("dict[str, object]", labels).get(TOP_LEVEL)) if isinstance(labels, dict) else None,
     )
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self, cast
 
 from replay_build_service.builders.docker.settings import ImageBuildSettings
 from replay_build_service.domain import BuildJob
+from replay_build_service.image_labels import TOP_LEVEL, top_level_label
 
 USER_ID = 1000
 USER_NAME = "jovyan"
@@ -87,8 +88,18 @@ class Instructions:
         return json.dumps(asdict(self))
 
 
-def command_line(job: Instructions, configuration: str, source: str, *, steps_of: str | None = None) -> tuple[str, ...]:
-    """``python -m repo2docker …``. ``configuration`` and ``source`` are paths; ``steps_of`` says whose steps these are alone."""
+def command_line(
+    job: Instructions,
+    configuration: str,
+    source: str,
+    *,
+    steps_of: str | None = None,
+    top_level: Iterable[str] | None = None,
+) -> tuple[str, ...]:
+    """``python -m repo2docker …``. ``configuration`` and ``source`` are paths; ``steps_of`` says whose steps these are alone.
+
+    ``top_level``: names of what the session's own folder will have of the repository; none where that is not known.
+    """
     return (
         sys.executable, "-m", "repo2docker",
         "--no-run", "--json-logs",
@@ -99,6 +110,8 @@ def command_line(job: Instructions, configuration: str, source: str, *, steps_of
         *(part for image in job.cache_from for part in ("--cache-from", image)),
         "--label", f"repo2docker.repo={job.repository}",
         "--label", f"repo2docker.ref={job.version}",
+        # Also where it is not known: the image may stand on another one that says it of itself.
+        "--label", f"{TOP_LEVEL}={top_level_label(top_level)}",
         # What a build caches (RUN --mount=type=cache) is its own: a stranger's could plant packages for everybody else.
         "--build-arg", f"BUILDKIT_CACHE_MOUNT_NS={job.build}",
         *(("--build-arg", f"BUILDKIT_SANDBOX_HOSTNAME={_hostname(steps_of)}") if steps_of is not None else ()),

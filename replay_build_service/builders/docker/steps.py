@@ -113,7 +113,10 @@ class ImageSteps:
         configuration.write_text(configuration_text(job, str(self._metadata), self._make_group()), encoding="utf-8")
         output = Repo2dockerOutput(self.commands.log)
         steps_of = await asyncio.to_thread(self._whose_steps)
-        command = command_line(job, str(configuration), str(self.folder.source), steps_of=steps_of)
+        # Where the files of its own Dockerfile are is that Dockerfile's business.
+        top_level = await asyncio.to_thread(os.listdir, self.folder.source) if steps_of is None else None
+        source = str(self.folder.source)
+        command = command_line(job, str(configuration), source, steps_of=steps_of, top_level=top_level)
         result = await self._watched(self.commands.run(command, self.folder.home, self.environment, output))
         if result.status != 0 and has_lost_the_end(result.last_lines):
             # The steps are done, so this goes quickly and says little.

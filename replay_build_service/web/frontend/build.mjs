@@ -9,6 +9,7 @@ await build({
   entryPoints: [
     { in: "launch.ts", out: "launch" },
     { in: "share.ts", out: "share" },
+    { in: "ending.ts", out: "ending" },
     { in: "@xterm/xterm/css/xterm.css", out: "xterm" },
   ],
   outdir: "../static/dist",

@@ -1,0 +1,25 @@
+"""What a session says of itself in ``~/.replay/launch.json``. Pure."""
+
+from datetime import datetime
+from typing import Any
+
+from replay_build_service.schemas import LaunchPlan
+
+
+def launch_record(plan: LaunchPlan, when: datetime) -> dict[str, Any]:
+    """What made the session, for whoever finds its files later; ``when`` is when it started.
+
+    ``created_at`` is when the person agreed to it; ``build`` is null where the image was there already.
+    """
+    return {
+        "launch": plan.launch,
+        "link": plan.link,
+        "urlpath": plan.urlpath,
+        "repository": plan.repository,
+        "commit": plan.version,
+        "image": plan.image,
+        "build": plan.build,
+        "vo": plan.vo,
+        "created_at": None if plan.created_at is None else plan.created_at.isoformat(),
+        "started_at": when.isoformat(timespec="seconds"),
+    }
