@@ -167,9 +167,10 @@ class OnezoneStandIn:
         @app.post(f"{ONEZONE}/user/tokens/temporary")
         def temporary() -> Any:
             caveats = caveats_in(request.get_json(silent=True))
-            return {
-                "token": self.tokens.issue(self._bearer(), caveats, longest_seconds=controls.longest_token_seconds)
-            }, 201
+            token = self.tokens.issue(
+                self._bearer(), caveats, longest_seconds=controls.longest_token_seconds, size=controls.token_bytes
+            )
+            return {"token": token}, 201
 
         @app.post(f"{ONEZONE}/tokens/infer_access_token_scope")
         def scope() -> Any:

@@ -94,6 +94,8 @@ class Controls:
         """What Onezone says of it."""
         self.longest_token_seconds = 604_800
         """Of a temporary token: Onezone's default."""
+        self.token_bytes = 96
+        """How long a temporary token is; as text it is a third longer."""
         self._at_once = 0
         self._changed = threading.Condition()
         self._spaces: dict[str | None, tuple[Space, ...]] = {None: examples()}

@@ -47,7 +47,7 @@ class Tokens:
         self._verify = verify
         self._issued: dict[str, Bearer] = {}
 
-    def issue(self, bearer: Bearer, caveats: Caveats, *, longest_seconds: float) -> str:
+    def issue(self, bearer: Bearer, caveats: Caveats, *, longest_seconds: float, size: int = 96) -> str:
         """A temporary token. Raises `Refused`."""
         if bearer.is_temporary:
             raise Refused(403, "forbidden", "A temporary token obtains no other.")
@@ -68,7 +68,7 @@ class Tokens:
             raise Refused(400, "missingRequiredValue", "A temporary token needs a time caveat that lies ahead.")
         if until > now + longest_seconds:
             raise Refused(400, "tokenTimeCaveatRequired", f"A temporary token lives for {longest_seconds} s at most.")
-        token = secrets.token_urlsafe(96)
+        token = secrets.token_urlsafe(size)
         self._issued[token] = Bearer(
             bearer.person, is_temporary=True, is_read_only=is_read_only, interface=interface or "", valid_until=until
         )

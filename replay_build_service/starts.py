@@ -110,19 +110,22 @@ class Starts:
             await self._say(launch.id, Phase.LAUNCHING, "Waiting for your last server to stop.")
             await self._until_stopped(launch.user, launch.server_name)
             server = Server(ServerStatus.ABSENT)
+        is_ours = True
         if server.status is ServerStatus.ABSENT:
             await self._ask(launch)
+            is_ours = await self._seems_ours(launch)
         elif server.launch_id != launch.id:
             raise Conflict(ANOTHER)
         await self._say(launch.id, Phase.LAUNCHING, "Starting your server.")
-        await self.follow(launch)
+        await self.follow(launch, is_ours=is_ours)
 
-    async def follow(self, launch: Launch) -> None:
-        """Turn the hub's progress into events until the server is ready or has failed."""
+    async def follow(self, launch: Launch, *, is_ours: bool = True) -> None:
+        """Turn the hub's progress into events until the server is ready or has failed.
+
+        Where it is not sure whether the start under way ``is_ours``, it is asked for again once the other has failed.
+        """
         failure = await self._followed(launch)
-        if failure is not None and await self._is_unused(launch):
-            # A request that comes while another start is under way is taken by the hub and dropped without a word: it may
-            # be that one which has failed.
+        if failure is not None and not is_ours and await self._is_unused(launch):
             await self._ask(launch)
             failure = await self._followed(launch)
         if failure is not None:
@@ -139,6 +142,17 @@ class Starts:
             if not is_of(server, launch):
                 raise Conflict(ANOTHER) from None
         await asyncio.sleep(HEAD_START_SECONDS)
+
+    async def _seems_ours(self, launch: Launch) -> bool:
+        """Whether the start under way may be this launch's, as the hub says it.
+
+        A request that comes while another start is under way is taken by the hub and dropped without a word.
+        """
+        try:
+            server = await self._hub.server(launch.user, launch.server_name)
+        except SourceFault:
+            return True
+        return server.status is not ServerStatus.STARTING or server.launch_id == launch.id
 
     async def _is_unused(self, launch: Launch) -> bool:
         current = await self._store.get_launch(launch.id)

@@ -153,8 +153,8 @@ def _of_spawners(users: Iterable[Any]) -> Iterator[str]:
 
 def _named(spawner: Any) -> Iterator[str]:
     """Whatever says which launch a spawner is about."""
-    if spawner.plan is not None:
-        yield spawner.plan.launch
+    if (plan := getattr(spawner, "plan", None)) is not None:
+        yield plan.launch
     session = getattr(spawner, "_session", None)
     if session is not None:
         yield Path(session).name

@@ -15,14 +15,32 @@ import os
 import stat
 import struct
 import time
+from enum import IntEnum
 from pathlib import Path
 
 _HEADER = struct.Struct("<IIQQIIIHH")
 _ANSWER = struct.Struct("<IiQ")
-_LOOKUP, _FORGET, _GETATTR, _OPEN, _READ, _STATFS, _RELEASE = 1, 2, 3, 14, 15, 17, 18
-_FLUSH, _INIT, _OPENDIR, _READDIR, _RELEASEDIR, _ACCESS, _BATCH_FORGET = 25, 26, 27, 28, 29, 34, 42
 _NOSUID, _NODEV = 2, 4
 CONTENT = b"what a space holds\n"
+
+
+class Request(IntEnum):
+    """What the kernel asks (linux/fuse.h)."""
+
+    LOOKUP = 1
+    FORGET = 2
+    GETATTR = 3
+    OPEN = 14
+    READ = 15
+    STATFS = 17
+    RELEASE = 18
+    FLUSH = 25
+    INIT = 26
+    OPENDIR = 27
+    READDIR = 28
+    RELEASEDIR = 29
+    ACCESS = 34
+    BATCH_FORGET = 42
 
 
 class Spaces:
@@ -48,29 +66,28 @@ class Spaces:
         return [("data.txt", folder + 1)]
 
     def answer(self, opcode: int, node: int, body: bytes) -> bytes | int:
-        """What is answered, or the number of an error."""
-        # For how long the kernel may remember: not at all, so that it always asks.
+        """What is answered, or the number of an error. The kernel may remember nothing of it, so that it always asks."""
         match opcode:
-            case 26:
+            case Request.INIT:
                 return struct.pack("<4I", 7, 31, 65536, 0) + struct.pack("<HHIIHH", 12, 9, 65536, 1, 32, 0) + bytes(32)
-            case 1:
+            case Request.LOOKUP:
                 found = self.child(node, body.rstrip(b"\0").decode())
                 if found is None:
                     return errno.ENOENT
                 return struct.pack("<4Q2I", found, 0, 0, 0, 0, 0) + self.attributes(found)
-            case 3:
+            case Request.GETATTR:
                 return struct.pack("<Q2I", 0, 0, 0) + self.attributes(node)
-            case 14 | 27:
+            case Request.OPEN | Request.OPENDIR:
                 return struct.pack("<Q2I", 0, 0, 0)
-            case 15:
+            case Request.READ:
                 _, offset, size = struct.unpack_from("<QQI", body)
                 return CONTENT[offset : offset + size]
-            case 28:
+            case Request.READDIR:
                 _, offset, _ = struct.unpack_from("<QQI", body)
                 return b"".join(_entry(*one) for one in list(enumerate(self.entries(node), 1))[offset:])
-            case 17:
+            case Request.STATFS:
                 return struct.pack("<5Q2I2I6I", 0, 0, 0, 0, 0, 4096, 255, 4096, 0, *(0,) * 6)
-            case 18 | 25 | 29 | 34:
+            case Request.RELEASE | Request.FLUSH | Request.RELEASEDIR | Request.ACCESS:
                 return b""
             case _:
                 return errno.ENOSYS
@@ -101,7 +118,7 @@ def serve(folder: Path, names: list[str], dead: Path) -> None:
         _, opcode, unique, node, *_ = _HEADER.unpack_from(request)
         while dead.exists():
             time.sleep(0.02)  # A provider that is dead says nothing; somebody else ends this program.
-        if opcode in {_FORGET, _BATCH_FORGET}:
+        if opcode in {Request.FORGET, Request.BATCH_FORGET}:
             continue
         answered = spaces.answer(opcode, node, request[_HEADER.size :])
         error, content = (answered, b"") if isinstance(answered, int) else (0, answered)

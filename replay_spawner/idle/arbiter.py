@@ -87,6 +87,8 @@ class _Memory:
     seen_at: float
     warned: bool = False
     """The service, and JupyterLab, were told that its end is near."""
+    lab_knows: bool = False
+    """JupyterLab was told of the service, which its entry “Replay: home” leads to."""
     was_silent: bool = False
     ours: set[str] = field(default_factory=set[str])
     """Terminals that were opened to look, and not closed."""
@@ -133,9 +135,11 @@ class Arbiter:
         launch = launch_in(server.get("user_options") or {})
         if is_near or memory.warned:
             idle = min(idle, await self._tell_service(launch, idle, limit))
-            is_shown = limit - idle if idle >= limit - warning_time(limit) else None
-            await self._tell_session(session, answers, is_shown, limit, launch)
-            memory.warned = is_near
+        has_news = is_near or memory.warned or not memory.lab_knows
+        if has_news and session and answers is not None and answers.person is not None:
+            ends_at = answers.at + limit - idle if idle >= limit - warning_time(limit) else None
+            memory.lab_knows = await self._tell_lab(session, ends_at, limit, launch)
+        memory.warned = is_near
         memory.used_at = now - idle.total_seconds()
         memory.look_at = now + rest(idle, limit).total_seconds()
         return idle >= limit
@@ -192,21 +196,16 @@ class Arbiter:
             return idle
         return idle if answer.kept_ago is None else timedelta(seconds=answer.kept_ago)
 
-    async def _tell_session(
-        self,
-        session: SessionServer | None,
-        answers: Answers | None,
-        ends_in: timedelta | None,
-        limit: timedelta,
-        launch: str | None,
-    ) -> None:
-        """JupyterLab shows it where it has our extension, which then has told of its person before."""
-        if session is None or answers is None or answers.person is None:
-            return
+    async def _tell_lab(
+        self, session: SessionServer, ends_at: datetime | None, limit: timedelta, launch: str | None
+    ) -> bool:
+        """For our extension in JupyterLab, which has told of its person before; whether it could be told."""
         try:
-            await session.show(None if ends_in is None else answers.at + ends_in, limit, self._home, launch)
+            await session.show(ends_at, limit, self._home, launch)
         except NoReading as error:
             log.info("A session's JupyterLab was not told of its end: %s", error)
+            return False
+        return True
 
 
 async def cull_arbiter_hook(**told: Any) -> bool:

@@ -119,6 +119,7 @@ class SessionServer:
         )
         return Answers(
             at=at,
+            # One that only starts has done something lately, or it never gets further: that is no use.
             is_busy=any(kernel.execution_state == "busy" for kernel in kernels),
             kernels=tuple(kernel.last_activity for kernel in kernels),
             terminals=tuple(one.last_activity for one in terminals if one.name not in but_terminals),

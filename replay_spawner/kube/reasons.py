@@ -95,12 +95,15 @@ def why_it_died(state: PodState, memory_limit: int | None) -> str | None:
     told = _ended_by_the_cluster(state)
     if told is not None and told.kind != "removed":
         return ends.of_the_cluster(told.sentence.removesuffix(f" {_AGAIN}"))
-    if state.ended is None or state.ended.container != NOTEBOOK:
+    ended = state.ended
+    if ended is None or ended.container != NOTEBOOK:
         return ends.vanished("pod")
     # containerd calls it so as well where only another process of the container was killed: the status decides.
-    return ends.by_status(
-        state.ended.exit_code, was_out_of_memory=state.ended.reason == "OOMKilled", limit=memory_limit
-    )
+    was_out_of_memory = ended.reason == "OOMKilled" and ended.exit_code == ends.KILLED
+    if state.is_going and not was_out_of_memory:
+        # However its server took that.
+        return ends.vanished("pod")
+    return ends.by_status(ended.exit_code, was_out_of_memory=was_out_of_memory, limit=memory_limit)
 
 
 def status_of(state: PodState) -> str:

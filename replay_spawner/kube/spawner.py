@@ -310,6 +310,7 @@ class ReplayKubeSpawner(SessionMixin, FollowingKubeSpawner):  # pyright: ignore[
         pod = self._watched_pod()
         if self._session is None or pod is None:
             return None
+        self._figures.log = self.log
         try:
             return await within_time(self._figures.of(self.api, pod))
         except (ClusterSilent, ApiException) as error:

@@ -16,8 +16,8 @@ from replay_spawner.sweeping import Leftover, age_of
 LIST_SECONDS = 60.0
 """For the cluster to tell what there is of a kind."""
 
-MOST_AT_ONCE = 500
-"""Of a kind, in one answer; the rest is the next sweep's."""
+AT_ONCE = 500
+"""Of a kind, in one answer; the next one goes on from there."""
 
 
 class _Thing(NamedTuple):
@@ -63,10 +63,15 @@ class ClusterPlace:
     async def _listed(self, kind: str, ask: Callable[..., Awaitable[Any]]) -> list[Leftover]:
         where = () if self._namespace is None else (self._namespace,)
         selector = f"{HUB_LABEL}={self._hub},{LAUNCH_LABEL}"
-        found = await answer(
-            ask(*where, label_selector=selector, limit=MOST_AT_ONCE, _preload_content=False), LIST_SECONDS
-        )
-        listed = [one["metadata"] for one in found.get("items") or []]
+        listed: list[Mapping[str, Any]] = []
+        position: str | None = ""
+        while position is not None:
+            more = {"_continue": position} if position else {}
+            found = await answer(
+                ask(*where, label_selector=selector, limit=AT_ONCE, _preload_content=False, **more), LIST_SECONDS
+            )
+            listed += [one["metadata"] for one in found.get("items") or []]
+            position = (found.get("metadata") or {}).get("continue") or None
         # Looked at once more: an API that left out the selector would have everything removed.
         return [_leftover(kind, one) for one in listed if self._is_of_a_session(one)]
 

@@ -56,6 +56,12 @@ def images(cluster_registry: RegistryServer) -> Images:
     return Images(cluster_registry)
 
 
+@pytest.fixture(autouse=True)
+def _no_server_stays(hub: KubeHub) -> Iterator[None]:
+    yield
+    hub.stop_server()
+
+
 @pytest.fixture
 def metrics_api(cluster: AnyCluster) -> Iterator[None]:
     cluster.kubectl("apply", "-f", "-", input=json.dumps(METRICS_API))
@@ -111,6 +117,7 @@ def test_a_cluster_without_a_metrics_api_tells_no_figures_and_one_with_it_tells_
         ("exec tail /dev/zero", "The session ran out of memory, so it was ended: it may use at most 512 MB. What"),
         ("exit 3", "The session's server ended by itself, with status 3."),
     ],
+    ids=["out-of-memory", "crashed"],
 )
 def test_a_session_that_ends_by_itself_is_told_why(hub: KubeHub, images: Images, end: str, told: str) -> None:
     pod = hub.launched(images.push("dying", serving_until(end)), images.model())

@@ -26,7 +26,7 @@ from tests.site import until_it_answers
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, Page, Request
 
-pytestmark = [pytest.mark.hub_independent, pytest.mark.needs("browser", "pages"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.one_hub_version, pytest.mark.needs("browser", "pages"), pytest.mark.timeout(300)]
 
 BROWSER_AHEAD = timedelta(hours=3)
 

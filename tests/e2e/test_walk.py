@@ -3,6 +3,7 @@
 import json
 import re
 import secrets
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -157,6 +158,12 @@ def test_from_a_link_to_a_cell_that_ran(
     last = second.get_by_role("region", name="Your last launches").get_by_role("listitem")
     expect(last).to_contain_text(["/other", "/analysis"])
     picture(second, "home")
+    with second.expect_download() as coming:
+        second.get_by_role("link", name=re.compile("^Download my work")).click()
+    with zipfile.ZipFile(coming.value.path()) as work:
+        assert re.fullmatch(r"other-[\d-]+\.zip", coming.value.suggested_filename)
+        (readme,) = [name for name in work.namelist() if name.endswith("/README.md")]
+        assert work.read(readme) == b"another repository\n"
     second.get_by_role("button", name=re.compile("^Stop")).click()
     expect(second.get_by_role("button", name=re.compile("^Stop"))).to_have_count(0)
     assert site.server(ADA) is None

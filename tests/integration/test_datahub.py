@@ -126,6 +126,7 @@ async def test_without_mounts_a_session_gets_a_token_and_is_told_how(onezone: On
     assert given.environment == {"REPLAY_ONEZONE": onezone.host, "REPLAY_ONEPROVIDER": onezone.provider}
     said = texts(given)
     assert '- `datahub.ls("Plankton survey")`' in said["README.md"]
+    assert "~/datahub/README.md" not in said["README.md"]
     assert [one["name"] for one in json.loads(said["spaces.json"])] == ["Plankton survey", "Shared results"]
     assert asked_of_files(onezone, said["datahub_token"], "GET", f"/data/{SPACE}/children").status_code == 200
     # What it was obtained with is not in the session, and is given back.
@@ -297,6 +298,20 @@ async def test_while_it_fails_what_a_session_has_goes_on(onezone: OnezoneStandIn
     assert texts(renewed)["datahub_token"] != texts(first)["datahub_token"]
 
 
+async def test_a_space_that_has_no_name_for_a_while_is_not_taken_away(onezone: OnezoneStandIn, login: Login) -> None:
+    datahub = feature(onezone, login, Platform.POD)
+    before = texts(await datahub.prepare())
+    onezone.controls.fail(503, Endpoint.SPACE)
+    renewed = await datahub.renew()
+    assert {name: texts(renewed)[name] for name in ("links", "spaces")} == {
+        name: before[name] for name in ("links", "spaces")
+    }
+    # Who never heard their names says that, and takes it for no fact.
+    first = await feature(onezone, login, Platform.POD).prepare()
+    assert first.notice == "The DataHub did not name any of your spaces."
+    assert not first.is_complete
+
+
 async def test_a_provider_that_is_offline_is_said_and_looked_at_soon(onezone: OnezoneStandIn, login: Login) -> None:
     onezone.controls.provider_is_online = False
     datahub = feature(onezone, login, Platform.POD)
@@ -340,7 +355,12 @@ async def test_a_restarted_hub_leaves_a_mount_alone_that_is_good_for_long(
     assert (resumed.files, resumed.is_complete) == ((), True)
     assert resumed.renew_at is not None
     assert resumed.renew_at > time.time() + 3600
-    for stale in ({}, found | {(pods.FILES, "expires"): b"17\n"}, found | {(pods.FILES, "expires"): b"nonsense"}):
+    for stale in (
+        {},
+        found | {(pods.FILES, "expires"): b"17\n"},
+        found | {(pods.FILES, "expires"): b"nonsense"},
+        found | {(pods.FILES, "expires"): b"inf"},
+    ):
         renewed = await feature(onezone, login, Platform.POD).resume(stale)
         assert texts(renewed)["token"] != given
 

@@ -67,7 +67,7 @@ async def test_the_spaces_are_those_that_the_provider_supports(datahub: OnezoneS
     async with asking(datahub, ada) as onezone:
         found = await onezone.found(10)
     assert [space.name for space in found.local] == ["Plankton survey", "Shared results"]
-    assert (found.local_count, found.not_named, found.elsewhere, found.is_online) == (2, 0, 1, True)
+    assert (found.local_count, found.not_named, found.elsewhere, found.is_online) == (2, [], 1, True)
 
 
 @pytest.mark.parametrize(
@@ -174,6 +174,13 @@ async def test_a_life_that_onezone_does_not_allow_is_told(datahub: OnezoneStandI
             await onezone.token([REST], seconds=600)
 
 
+async def test_a_token_that_no_secret_would_hold_is_none(datahub: OnezoneStandIn, ada: str) -> None:
+    datahub.controls.token_bytes = 1_000_000
+    async with asking(datahub, ada, Limits(request=5, conversation=20)) as onezone:
+        with pytest.raises(Unavailable, match="does not answer as it should"):
+            await onezone.token([REST], seconds=600)
+
+
 async def test_a_login_that_the_datahub_does_not_know_is_told(datahub: OnezoneStandIn) -> None:
     async with asking(datahub, "made-up") as onezone:
         with pytest.raises(Unavailable, match="The DataHub does not accept this login"):
@@ -234,7 +241,7 @@ async def test_one_space_without_a_name_does_not_take_the_others_away(datahub: O
     async with asking(datahub, ada) as onezone:
         found = await onezone.found(10)
     assert found.local == [FoundSpace("s1", "One"), FoundSpace("s3", "Three")]
-    assert (found.local_count, found.not_named) == (3, 1)
+    assert (found.local_count, found.not_named) == (3, ["s2"])
 
 
 async def test_a_token_goes_to_no_other_host(

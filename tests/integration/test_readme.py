@@ -91,6 +91,8 @@ def test_the_readmes_lines_launch_a_repository_on_an_existing_hub(
         assert '"ready"' in last, last
         contents = ada.get("/user/ada/api/contents/hello.txt")
         assert contents.json()["content"] == "hello\n"
+        work = ada.get(f"{made.json()['url']}/work")
+        assert work.status_code == 200, work.text
         page = httpx.get(f"{url}/v2/{repo.spec}", follow_redirects=True)
         assert page.status_code == 200
         assert repo.url in page.text

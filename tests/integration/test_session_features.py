@@ -15,6 +15,7 @@ import pytest
 
 from demo.checkin_controls import Endpoint
 from demo.people import ADA
+from tests.login_fixtures import Visitor
 from tests.site import ApiClient, Repo, Site, Sites
 
 pytestmark = [pytest.mark.needs("proxy", "git-server"), pytest.mark.one_hub_version]
@@ -58,7 +59,7 @@ def site(sites: Sites, tmp_path_factory: pytest.TempPathFactory) -> Site:
         "[replay.features]\nbreaks-first = breaking:BreaksFirst\nbreaks-later = breaking:BreaksLater\n"
     )
     site = sites.start(
-        settings={"FEATURES": "token,breaks-first,breaks-later"}, environment={"PYTHONPATH": str(packages)}
+        settings={"FEATURES": "token,breaks-first,breaks-later,stations"}, environment={"PYTHONPATH": str(packages)}
     )
     site.checkin.controls.settings.exchanges_tokens = True
     return site
@@ -190,3 +191,20 @@ def test_a_repository_cannot_have_it_written_elsewhere(site: Site, ada: ApiClien
     ada.launch_and_wait(repo)
     assert "launch.json" not in os.listdir(tmp_path / "victim")
     assert "launch.json is not put into the session" in site.log
+
+
+def test_the_example_feature_gives_its_file(site: Site, ada: ApiClient, repo: Repo) -> None:
+    environment = _environment(site, ada.launch_and_wait(repo, features=["stations"])["id"])
+    assert environment["STATIONS"] == "Abisko,Jokioinen,Payerne"
+    file = Path(environment["STATIONS_FILE"])
+    assert file.parent.name == "stations"
+    assert file.read_text().splitlines()[0] == "station,at,celsius"
+
+
+def test_the_consent_page_asks_for_each_feature_and_says_what_it_means(site: Site, repo: Repo) -> None:
+    with Visitor(site) as visitor:  # type: ignore[arg-type] # of a hub it asks only the url
+        visitor.log_in(ADA)
+        page = visitor.open(f"/services/replay/v2/{repo.spec}").text
+    for words in ("An access token of yours for other services", "can act in your name", "weather stations"):
+        assert words in page
+    assert " checked" not in page.split("In the session")[1].split("</fieldset>")[0], "nothing is ticked by itself"

@@ -62,8 +62,7 @@ def server_process(site: Site, launch: str) -> psutil.Process:
 
 def test_what_a_session_uses_is_told_to_its_person_and_to_nobody_else(ada: Ada, launch: str) -> None:
     for address in (HOME, f"{HOME}launches/{launch}"):
-        page = ada.page(address)
-        assert "MB used by all its processes, each of which may use 4 GB at most" in page
+        page = ada.until_a_page_says("MB used by all its processes, each of which may use 4 GB at most", address)
         assert "used; no limit" in page
     told = ada.report(ada.client).json()
     assert told["launch"] == launch

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import httpx
 import pytest
@@ -54,6 +53,7 @@ class Running:
     ada: ApiClient
     dmitri: ApiClient
     browser: Visitor
+    link: str
     launch: str
     folder: Path
 
@@ -81,11 +81,12 @@ def running(sites: Sites) -> Iterator[Running]:
     site = sites.start()
     dmitri = site.client(DMITRI)
     ada = site.client(ADA)
-    launch = ada.launch_and_wait(site.repository("my.work", FILES), urlpath="lab/tree/README.md")["id"]
+    repo = site.repository("my.work", FILES)
+    launch = ada.launch_and_wait(repo, urlpath="lab/tree/README.md")["id"]
     with Visitor(site) as browser:  # type: ignore[arg-type] # of a hub it asks only the url
         browser.log_in(ADA)
         assert "Running now" in browser.open("/services/replay/").text
-        yield Running(site, ada, dmitri, browser, launch, site.state / "sessions" / launch)
+        yield Running(site, ada, dmitri, browser, f"/v2/{repo.spec}", launch, site.state / "sessions" / launch)
 
 
 def opened(response: httpx.Response) -> dict[str, bytes]:
@@ -136,12 +137,11 @@ def test_the_session_says_what_made_it_as_the_api_does(running: Running) -> None
     launch = running.ada.get(running.launch)
     home = next(path.parent for path in running.folder.rglob("README.md"))
     record = json.loads((home / ".replay" / "launch.json").read_text())
-    link = f"/v2/git/{quote(launch['repository'], safe='')}/HEAD"
     started_at = datetime.fromisoformat(record.pop("started_at"))
     assert timedelta(0) <= datetime.now(UTC) - started_at < timedelta(minutes=10)
     assert record == {
         "launch": running.launch,
-        "link": link,
+        "link": running.link,
         "urlpath": "lab/tree/README.md",
         "repository": launch["repository"],
         "commit": launch["version"],

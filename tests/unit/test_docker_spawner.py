@@ -257,7 +257,8 @@ def test_after_a_launch_everything_is_the_admins_again() -> None:
     spawner.apply(PLAN)
     assert (spawner.image, spawner.object_name) == (PLAN.location, f"replay-{LAUNCH}")
     assert (spawner.mem_limit, spawner.cpu_limit, spawner.remove) == (4 * GIB, 2.0, True)
-    assert spawner.environment == {"OF_THE_ADMIN": "yes", "FILES": "/srv/project/files"}
+    outside = {"JUPYTER_RUNTIME_DIR": "/tmp/.jupyter-runtime"}
+    assert spawner.environment == {"OF_THE_ADMIN": "yes", "FILES": "/srv/project/files", **outside}
     assert (spawner.volume_binds, spawner.mount_binds) == ({}, [])
     spawner.restore()
     assert {name: getattr(spawner, name) for name in before} == before

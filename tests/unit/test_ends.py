@@ -64,10 +64,11 @@ def test_who_shuts_a_server_down_from_inside_is_told_nothing() -> None:
 def pod(phase: str = "Running", **more: Any) -> PodState:
     """A pod as the API tells of it, whose server has started."""
     terminated = more.pop("terminated", None)
+    deleted = {"deletionTimestamp": "2026-11-26T09:00:00Z"} if more.pop("is_going", False) else {}
     status: dict[str, Any] = {"phase": phase, **more}
     if terminated is not None:
         status["containerStatuses"] = [{"name": "notebook", "state": {"terminated": terminated}}]
-    return pod_state({"metadata": {"uid": "1"}, "status": status})
+    return pod_state({"metadata": {"uid": "1", **deleted}, "status": status})
 
 
 def disruption(reason: str) -> list[dict[str, str]]:
@@ -86,6 +87,9 @@ def disruption(reason: str) -> list[dict[str, str]]:
         (pod("Failed", conditions=disruption("DeletionByTaintManager")), "being taken out of service. What was not saved"),
         (pod("Failed", conditions=disruption("PreemptionByScheduler")), "had to make room for something more urgent. What"),
         (pod("Failed"), "The session's pod was removed"),
+        (pod("Failed", is_going=True, terminated={"exitCode": 137, "reason": "Error"}), "The session's pod was removed"),
+        (pod("Succeeded", is_going=True, terminated={"exitCode": 0, "reason": "Completed"}), "The session's pod was removed"),
+        (pod("Failed", is_going=True, terminated={"exitCode": 137, "reason": "OOMKilled"}), "ran out of memory"),
     ],
 )  # fmt: skip
 def test_the_end_of_a_pod_is_told(state: PodState, said: str | None) -> None:

@@ -385,7 +385,7 @@ async def test_an_idle_kernel_under_an_open_page_ends_after_a_warning() -> None:
         assert not await one.ends()
         (report,) = one.service.told
         assert (report.launch, report.limit, report.warning) == (LAUNCH, 3600, 600)
-        assert 3300 <= report.active_ago < 3320
+        assert 3298 <= report.active_ago < 3360
         assert not await one.ends()
         assert len(one.service.told) == 2, "each round says anew how long is left"
     async with bench(idle_for(61)) as one:
@@ -422,6 +422,28 @@ async def test_jupyterlab_is_told_when_it_ends() -> None:
         (shown,) = [json.loads(body) for method, _, body in jupyter.asked if method == "PATCH"]
         left = datetime.fromisoformat(shown["ends_at"]) - datetime.now(UTC)
         assert timedelta(minutes=4) < left < timedelta(minutes=6)
+
+
+async def test_jupyterlab_learns_where_replays_home_is_before_any_end_is_near() -> None:
+    jupyter = idle_for(5, **{"api/config/replay_activity": {"person_at": ago(5), "lab": True}})
+    async with bench(jupyter) as one:
+        assert not await one.ends()
+        (shown,) = [json.loads(body) for method, _, body in jupyter.asked if method == "PATCH"]
+        assert (shown["ends_at"], shown["service"]) == (None, "/services/replay/")
+        assert one.service.told == []
+
+
+async def test_a_home_that_cannot_be_written_changes_nothing() -> None:
+    async def read_only(handler: web.RequestHandler) -> None:
+        if handler.request.method == "PATCH":
+            handler.send_error(500)
+        else:
+            handler.finish("{}")
+
+    jupyter = idle_for(61, **{"api/config/replay_session": read_only})
+    jupyter.answers["api/config/replay_activity"] = {"person_at": ago(61), "lab": True}
+    async with bench(jupyter) as one:
+        assert await one.ends()
 
 
 async def test_a_service_that_is_away_changes_nothing() -> None:

@@ -10,7 +10,7 @@ from jupyterlab_server.config import get_federated_extensions, get_page_config
 
 from replay_spawner import lab
 
-pytestmark = [pytest.mark.hub_independent, pytest.mark.needs("pages")]
+pytestmark = [pytest.mark.one_hub_version, pytest.mark.needs("pages")]
 
 
 def test_the_files_are_whole_and_small() -> None:

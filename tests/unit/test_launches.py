@@ -622,24 +622,39 @@ async def test_a_start_that_the_hub_reports_as_failed_is_told_in_its_words(store
 
 async def test_a_start_that_the_hub_dropped_for_another_one_that_failed_is_asked_for_again(store: Store) -> None:
     async with a_house(store) as house:
-        house.hub.messages = [StartProgress("What was started before has failed.", failed=True)]
-        asked = asyncio.Event()
+        hub, progress = house.hub, house.hub.progress
 
         async def spawn(user: str, server_name: str, launch_id: LaunchId) -> None:
-            if house.hub.starts == [launch_id]:
+            if hub.starts == [launch_id]:
                 # The hub answers as always, and the start under way is not of this launch.
-                asked.set()
-                return
-            await house.launches.plan(launch_id, user, server_name)
-            house.hub.messages = [StartProgress("", ready=True)]
+                hub.servers[user, server_name] = Server(ServerStatus.STARTING, "/user/ada/")
+            else:
+                await house.launches.plan(launch_id, user, server_name)
 
-        house.hub.spawn = spawn
+        async def fails(user: str, server_name: str) -> AsyncIterator[StartProgress]:
+            hub.progress = progress  # type: ignore[method-assign]
+            hub.servers.clear()
+            yield StartProgress("What was started before has failed.", failed=True)
+
+        hub.spawn, hub.progress = spawn, fails  # type: ignore[method-assign]
         launch = await house.launches.create(ADA, wish())
         (await house.builder.next()).end(image())
-        await asked.wait()
-        house.hub.servers.clear()
         assert (await settled(house, launch)).state is LaunchState.RUNNING
-        assert house.hub.starts == [launch.id, launch.id]
+        assert hub.starts == [launch.id, launch.id]
+
+
+async def test_what_was_refused_is_not_asked_for_again(store: Store) -> None:
+    """JupyterHub 5 counts each failed start towards its own end."""
+    async with a_house(store) as house:
+
+        async def refuses(user: str, server_name: str, launch_id: LaunchId) -> None:
+            house.hub.messages = [StartProgress("You are in no VO any more.", failed=True)]
+
+        house.hub.spawn = refuses
+        launch = await house.launches.create(ADA, wish())
+        (await house.builder.next()).end(image())
+        assert (await settled(house, launch)).failure == "You are in no VO any more."
+        assert house.hub.starts == [launch.id]
 
 
 async def test_a_hub_that_was_asked_twice_has_not_refused(store: Store) -> None:

@@ -3,8 +3,12 @@
 import json
 from datetime import UTC, datetime
 
+import pytest
+
 from replay_spawner.records import launch_record
 from tests.unit.launch_plans import PLAN
+
+pytestmark = pytest.mark.one_hub_version
 
 AGREED = datetime(2026, 3, 4, 9, 7, 1, 250_000, tzinfo=UTC)
 STARTED = datetime(2026, 3, 4, 9, 9, 2, 999_999, tzinfo=UTC)

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,8 @@ class DataHub(DataHubSettings):
         self._token_due = 0.0
         """When it is time for another. Both in seconds since the epoch."""
         self._has_sidecar = False
+        self._known: dict[str, Space] = {}
+        """Spaces as the DataHub last named them, by ids."""
 
     # what a session is given
 
@@ -84,7 +87,8 @@ class DataHub(DataHubSettings):
         if "README.md" in names and "expires" not in names:
             return Given(notice="It had none from its start.", is_complete=False)
         until = _seconds(names.get("expires", b""))
-        if until is not None and until > time.time() + self._life / 2:
+        # The session itself may have written this.
+        if until is not None and self._life / 2 < until - time.time() <= self._life + 60:
             self._has_token_until(until)
             return Given(renew_at=self._token_due, notice=self._notice_of_folder())
         return await self.renew()
@@ -101,7 +105,16 @@ class DataHub(DataHubSettings):
             return self._without(str(error)) if error.is_final else self._delayed(str(error), is_start=is_start)
         except TimeoutError:
             return self._delayed("The DataHub answers too slowly.", is_start=is_start)
+        if found.not_named and not found.local:
+            return self._delayed("The DataHub did not name any of your spaces.", is_start=is_start)
         return self._complete(found, token, is_start=is_start)
+
+    def _with_known_names(self, found: Found) -> Found:
+        """A space that has no name now is still called what it was called: it is not taken away."""
+        self._known |= {space.id: space for space in found.local}
+        known = [self._known[one] for one in found.not_named if one in self._known]
+        spaces = sorted([*found.local, *known], key=lambda space: (space.name.casefold(), space.id))
+        return replace(found, local=spaces, not_named=[one for one in found.not_named if one not in self._known])
 
     async def _asked(self, tokens: TokenSource) -> tuple[Found, TemporaryToken | None]:
         """The spaces; and a token, where there are some and it is time for one. Raises `Unavailable`, `TimeoutError`.
@@ -116,7 +129,7 @@ class DataHub(DataHubSettings):
                 async with Onezone(
                     self.onezone_url, self.oneprovider, access.value, ca_file=self.ca_file, limits=limits, log=self.log
                 ) as onezone:
-                    found = await onezone.found(self.most_spaces)
+                    found = self._with_known_names(await onezone.found(self.most_spaces))
                     if not found.local or time.time() < self._token_due:
                         return found, None
                     return found, await onezone.token(self._caveats(), seconds=self._life)
@@ -142,7 +155,8 @@ class DataHub(DataHubSettings):
             self._expires_at, self._token_due = None, 0.0
         due = self._token_due or time.time() + LOOK_AGAIN_SECONDS
         renew_at = due if is_whole else min(due, time.time() + self._pause())
-        remarks = [self._notice_of_folder(), *self._about(found)] if found.local else self._about_none(found)
+        remarks = self._about(found) if found.local else self._about_none(found)
+        where = [self._notice_of_folder()] if found.local else []
         again = [] if is_whole else [f"It is looked at again at {texts.clock(renew_at)}."]
         files = self._files(found.local, token, [*remarks, *again])
         return Given(
@@ -150,7 +164,7 @@ class DataHub(DataHubSettings):
             files=[*files, *(self._lasting_files() if is_start else ())],
             pod=self._pod(),
             renew_at=renew_at,
-            notice=" ".join(remarks),
+            notice=" ".join([*where, *remarks]),
             is_complete=is_whole,
         )
 
@@ -159,19 +173,17 @@ class DataHub(DataHubSettings):
         said: list[str] = []
         if not found.is_online:
             said.append(f"The DataHub says that {self.oneprovider}, which has them, is offline at the moment.")
-        if found.local_count > len(found.local) + found.not_named:
+        if found.local_count > len(found.local) + len(found.not_named):
             said.append(
                 f"You have {found.local_count} spaces there; {len(found.local)} of them are given, which is the most that this site gives."
             )
         if found.not_named:
-            said.append(f"The DataHub did not name {found.not_named} more.")
+            said.append(f"The DataHub did not name {len(found.not_named)} more.")
         if found.elsewhere:
             said.append(f"{_more(found.elsewhere)} not supported by {self.oneprovider}, and not here.")
         return said
 
     def _about_none(self, found: Found) -> list[str]:
-        if found.not_named:
-            return ["The DataHub did not name any of your spaces, so they are not here yet."]
         if found.elsewhere:
             return [
                 f"{self.oneprovider}, the provider of this site, supports none of your DataHub spaces ({found.elsewhere}), so none is here."

@@ -100,8 +100,8 @@ class Found:
     """Those that the provider supports, by name."""
     local_count: int
     """How many these are with those that were not looked at."""
-    not_named: int
-    """How many of them the DataHub did not name, for now."""
+    not_named: Sequence[str]
+    """Ids of those that the DataHub did not name, for now."""
     elsewhere: int
     """How many spaces the provider does not support."""
     is_online: bool
@@ -202,17 +202,17 @@ class Onezone:
         providers = (await self._ask(_Providers, "/user/effective_providers")).providers
         provider = await self._provider_id(providers)
         if provider not in providers:
-            return Found((), 0, 0, len(everywhere), is_online=True)
+            return Found((), 0, (), len(everywhere), is_online=True)
         details = await self._ask(_Provider, f"/user/effective_providers/{provider}")
         supported = set((await self._ask(_Spaces, f"/user/effective_providers/{provider}/spaces")).spaces)
-        local = [one for one in everywhere if one in supported]
+        local = sorted(one for one in everywhere if one in supported)
         async with asyncio.TaskGroup() as asking:
-            named = [asking.create_task(self._named(one)) for one in local[:most]]
-        spaces = [space for task in named if (space := task.result())]
+            named = {one: asking.create_task(self._named(one)) for one in local[:most]}
+        spaces = [space for task in named.values() if (space := task.result())]
         return Found(
             local=sorted(spaces, key=lambda space: (space.name.casefold(), space.id)),
             local_count=len(local),
-            not_named=len(named) - len(spaces),
+            not_named=[one for one, task in named.items() if task.result() is None],
             elsewhere=len(everywhere) - len(local),
             is_online=details.online is not False,
         )

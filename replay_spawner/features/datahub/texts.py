@@ -42,9 +42,10 @@ def readme(where: Where, spaces: Sequence[Space], folders: Mapping[str, str], re
     """Where there are spaces. ``folders``: their folders' names by ids; ``remarks``: whole sentences."""
     parts = ["# Your DataHub spaces", *remarks]
     if where.is_mounted:
-        parts.append(
-            "Each folder here is one of your spaces. What you write there is in the DataHub, and stays when this session ends."
+        kept = (
+            "" if where.is_read_only else " What you write there is in the DataHub, and stays when this session ends."
         )
+        parts.append(f"Each folder here is one of your spaces.{kept}")
     else:
         parts.append(
             "They cannot be mounted in this kind of session. From Python you reach them so, with the packages that "
@@ -97,7 +98,7 @@ def _line(space: Space, folders: Mapping[str, str], spaces: Sequence[Space], *, 
     name = fsspec_name(space, how_often(spaces))
     if name is None:
         return f"- {_code(space.name)}: the library cannot reach a space of this name; use the DataHub’s own pages"
-    return f"- `datahub.ls({json.dumps(name, ensure_ascii=False)})`"
+    return f"- {_code(f'datahub.ls({json.dumps(name, ensure_ascii=False)})')}"
 
 
 def _code(name: str) -> str:
