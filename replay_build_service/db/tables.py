@@ -177,7 +177,9 @@ class LaunchRow(ResolvedColumns, Base):
     maximum_age: Mapped[float | None]
     """Seconds that its session may run, as the policy had it when the server was started."""
     ended_at: Mapped[datetime | None] = mapped_column(info=_personal("when it was over"))
-    failure: Mapped[str | None] = mapped_column(Text, info=_personal("why it failed or its session ended, as the person was told"))
+    failure: Mapped[str | None] = mapped_column(
+        Text, info=_personal("why it failed or its session ended, as the person was told")
+    )
 
 
 class ActiveServerRow(Base):

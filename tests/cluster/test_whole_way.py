@@ -1,7 +1,9 @@
 """From a link to a cell that ran, on a cluster: build pods, a registry, session pods, and nothing left of them."""
 
+import io
 import secrets
 import time
+import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -83,6 +85,9 @@ def test_from_a_link_to_a_cell_that_ran_in_a_pod(
     again = ada.launch_and_wait(repo)
     assert again["image"] == launch["image"]
     assert builds_of(site, repo) == [("succeeded", "")]
+    # What is in it comes down as one archive.
+    with zipfile.ZipFile(io.BytesIO(ada.http.get(f"launches/{again['id']}/work").content)) as work:
+        assert "marker/marker.py" in {name.partition("/")[2] for name in work.namelist()}
     site.stop_server(ADA)
     cluster_sites.nothing_is_left()
 

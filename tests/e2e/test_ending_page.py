@@ -13,7 +13,7 @@ from tests.unit.test_pages import SERVICE, SERVICE_PATH, html_of, launch
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, Page, Route
 
-pytestmark = [pytest.mark.hub_independent, pytest.mark.needs("browser", "pages")]
+pytestmark = [pytest.mark.one_hub_version, pytest.mark.needs("browser", "pages")]
 
 ORIGIN = "https://hub.example.org"
 SENTENCE = "This session ends at 15:04 UTC, in about 4 minutes: 1 hour after it was last used."

@@ -1,7 +1,9 @@
 """The main job with a container engine and a registry: what is built is what runs, once, whatever is killed meanwhile."""
 
+import io
 import secrets
 import signal
+import zipfile
 from collections.abc import Callable, Iterator
 
 import psutil
@@ -73,6 +75,9 @@ class TestWhatRuns:
                 else ["bash", "-lc", "python -c 'import marker, six; print(marker.VALUE)'"]
             )
             assert run_in(container_engine, site, *command) == value
+            # What is in it comes down as one archive.
+            work = zipfile.ZipFile(io.BytesIO(ada.http.get(f"launches/{launch['id']}/work").content))
+            assert kind == "Dockerfile" or "marker/marker.py" in {name.partition("/")[2] for name in work.namelist()}
             host = container["HostConfig"]
             assert (host["Memory"], host["MemoryReservation"], host["Privileged"]) == (4 * 1024**3, 2 * 1024**3, False)
             bindings = [binding for port in host["PortBindings"].values() for binding in port]

@@ -17,7 +17,7 @@ from replay_spawner.idle.terminals import has_foreground
 from tests.login_fixtures import free_ports
 from tests.site import until_it_answers
 
-pytestmark = [pytest.mark.hub_independent, pytest.mark.needs("linux")]
+pytestmark = [pytest.mark.one_hub_version, pytest.mark.needs("linux")]
 
 
 @pytest.fixture(scope="module")

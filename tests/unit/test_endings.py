@@ -25,6 +25,8 @@ from replay_build_service.web.staying import ending_sentence
 from tests.unit.core_fakes import House, a_house, a_store
 from tests.unit.test_store import a_launch
 
+pytestmark = pytest.mark.one_hub_version
+
 HOME = "/services/replay/"
 TOKEN = "a" * 64
 HOUR = timedelta(hours=1)

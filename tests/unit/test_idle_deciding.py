@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from replay_spawner.idle.deciding import Known, Reading, cull_every, idle_time, rest, warning_time
 
-pytestmark = pytest.mark.hub_independent
+pytestmark = pytest.mark.one_hub_version
 
 
 def minutes(count: float) -> timedelta:

@@ -68,7 +68,9 @@ async def test_jupyter_needs_no_home_that_can_be_written_unless_the_admin_says_w
     assert environment(await spawned(spawner_of()))["JUPYTER_RUNTIME_DIR"] == "/tmp/.jupyter-runtime"
     chosen = {"JUPYTER_RUNTIME_DIR": "/run/jupyter"}
     assert environment(await spawned(spawner_of(environment=chosen)))["JUPYTER_RUNTIME_DIR"] == "/run/jupyter"
-    assert "JUPYTER_RUNTIME_DIR" not in environment(await spawned(spawner_of(), {})), "an ordinary server is the admin's"
+    assert "JUPYTER_RUNTIME_DIR" not in environment(await spawned(spawner_of(), {})), (
+        "an ordinary server is the admin's"
+    )
 
 
 async def test_a_launch_tells_accounting_and_the_session_what_it_is() -> None:
