@@ -16,8 +16,11 @@ from tornado import web
 from replay_build_service.schemas import ReadingModel, ReadingRequest
 from replay_spawner.plans import launch_in
 
-READING_SECONDS = 600
+READING_SECONDS = 120
 """How long one way in lasts. Who needs it for longer asks anew, and may be refused then."""
+
+_NOTE = "Replay reads the session of launch"
+"""Begins the note of each way in, which says in the hub's list of tokens what it is."""
 
 READING_PATH = r"/api/replay/sessions/(?P<user_name>[^/]+)/reading"
 
@@ -29,6 +32,9 @@ class ReadingHandler(APIHandler):
     async def post(self, user_name: str) -> None:
         if not getattr(self, "_token_authenticated", False):
             raise web.HTTPError(403, "This is for programs: send a token.")
+        if str(getattr(self.get_token(), "note", "")).startswith(_NOTE):
+            # It is shown to the session, which could otherwise keep itself a way in for as long as it likes.
+            raise web.HTTPError(403, "A way in gives no other.")
         try:
             request = ReadingRequest.model_validate_json(self.request.body)
         except ValidationError as error:
@@ -43,7 +49,7 @@ class ReadingHandler(APIHandler):
         ):
             raise web.HTTPError(404, "No session of that launch is running.")
         token: str = user.new_api_token(
-            note=f"Replay reads the session of launch {request.launch} for its person",
+            note=f"{_NOTE} {request.launch} for its person",
             scopes=[f"access:servers!server={user.name}/"],
             expires_in=READING_SECONDS,
         )

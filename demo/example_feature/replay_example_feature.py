@@ -29,7 +29,9 @@ class Stations(Feature):
     async def prepare(self) -> Given:
         if not self.stations:
             raise Unavailable("no station is configured.", is_final=True)
-        file = SessionFile(f"{HOME}/stations", "stations.csv", self._readings(), is_secret=False, variable="STATIONS_FILE")
+        file = SessionFile(
+            f"{HOME}/stations", "stations.csv", self._readings(), is_secret=False, variable="STATIONS_FILE"
+        )
         return Given({"STATIONS": ",".join(self.stations)}, [file], renew_at=time.time() + SECONDS)
 
     def _readings(self) -> bytes:

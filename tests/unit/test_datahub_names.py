@@ -31,7 +31,7 @@ pytestmark = pytest.mark.one_hub_version
         (".ssh", "_ssh"),
         ("", "space"),
         ("   ", "space"),
-        ("it's \"quoted\" `so` $(too)", "it's \"quoted\" `so` $(too)"),
+        ('it\'s "quoted" `so` $(too)', 'it\'s "quoted" `so` $(too)'),
         ("🐋 Wale 👩‍🔬", "🐋 Wale 👩‍🔬"),
         ("line\nbreak\ttab\x00null\x1b[31m", "line_break_tab_null_[31m"),
         ("\u2028separator", "_separator"),
