@@ -32,7 +32,8 @@ class Stations(Feature):
         file = SessionFile(
             f"{HOME}/stations", "stations.csv", self._readings(), is_secret=False, variable="STATIONS_FILE"
         )
-        return Given({"STATIONS": ",".join(self.stations)}, [file], renew_at=time.time() + SECONDS)
+        environment, again = {"STATIONS": ",".join(self.stations)}, time.time() + SECONDS
+        return Given(environment, [file], renew_at=again, notice="They are in stations/stations.csv.")
 
     def _readings(self) -> bytes:
         text = io.StringIO()

@@ -74,6 +74,7 @@ class AccessToken(Feature):
         return Given(
             files=[self._file(token.value.encode())],
             renew_at=half_of(token.expires_at),
+            notice=f"It is in the file that {VARIABLE} names, and is renewed while the session runs.",
         )
 
     def _file(self, content: bytes | None) -> SessionFile:
