@@ -29,7 +29,7 @@ Settings come from the environment, all optional but the first two:
     REPLAY_MEM_LIMIT                 4G                      of each session
     REPLAY_CPU_GUARANTEE                                     cores of each session, such as 0.5
     REPLAY_CPU_LIMIT                                         cores of each session
-    REPLAY_FEATURES                  token; with REPLAY_ONEZONE_URL datahub, too: what sessions can get, by commas
+    REPLAY_FEATURES                  token, datahub          what sessions can get, by commas; datahub with REPLAY_ONEZONE_URL
     REPLAY_ONEZONE_URL                                       https://datahub.egi.eu, for sessions with spaces of the DataHub
     REPLAY_ONEPROVIDER                                       host of the Oneprovider whose spaces they get
     REPLAY_ONEZONE_CA_FILE                                   certificates of a DataHub with an authority of its own
@@ -258,6 +258,8 @@ c.ReplayBuildService.public_url = public_url
 c.ReplayBuildService.metrics_address = setting("METRICS_ADDRESS")
 c.ReplayBuildService.vos = vos
 c.ReplayBuildService.policy_file = policy_file
+if setting("ONEZONE_URL") and not setting("ONEPROVIDER"):
+    sys.exit("Set REPLAY_ONEPROVIDER beside REPLAY_ONEZONE_URL: the host of the Oneprovider whose spaces sessions get.")
 # The token is the login's to give, and DataHub is asked for with one.
 usual_features = ["token"] * bool(client_id) + ["datahub"] * bool(client_id and setting("ONEZONE_URL"))
 c.ReplayBuildService.features = listed("FEATURES") if "REPLAY_FEATURES" in os.environ else usual_features

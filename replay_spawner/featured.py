@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from inspect import isawaitable
 from typing import Any, ClassVar
 
+from pydantic import ValidationError
+
 from replay_build_service.schemas import FeatureReport, LaunchPlan
 from replay_spawner.features.base import HOME, Feature, Platform, SessionContext, SessionFile
 from replay_spawner.features.keeping import SessionFeatures
@@ -19,6 +21,9 @@ from replay_spawner.features.tokens import tokens_of
 from replay_spawner.lab import CONTAINER_FOLDER, LabExtensionMissing, lab_files
 from replay_spawner.records import launch_record
 from replay_spawner.spawner import ReplayMixin
+
+END_SECONDS = 5.0
+"""How long the end of a session waits for its features' own."""
 
 
 class FeaturesMixin(ReplayMixin):
@@ -44,7 +49,7 @@ class FeaturesMixin(ReplayMixin):
 
     async def _prepare_features(self, plan: LaunchPlan, home: str, has: frozenset[str] | None = None) -> None:
         """Find out what the session is given. A feature that cannot be had is told of and left out."""
-        self._end_features()
+        await self._end_features()
         self._context = context = SessionContext(
             launch=plan.launch,
             user=self.user.name,
@@ -109,13 +114,14 @@ class FeaturesMixin(ReplayMixin):
         if self._features is not None:
             self._features.keep_fresh(self)
 
-    def _end_features(self) -> None:
-        """In the background: nobody waits for what others are asked to take back."""
+    async def _end_features(self) -> None:
+        """Have what is theirs given back. It goes on in the background where that takes longer than `END_SECONDS`."""
         features, self._features, self._files = self._features, None, ()
         if features is not None:
             ending = asyncio.get_running_loop().create_task(features.end(), name="end of a session's features")
             self._endings.add(ending)
             ending.add_done_callback(self._endings.discard)
+            await asyncio.wait({ending}, timeout=END_SECONDS)
 
     def feature_reports(self) -> list[FeatureReport]:
         """How it stands with each of the session's features, for the pages."""
@@ -140,8 +146,8 @@ class FeaturesMixin(ReplayMixin):
         return path_in_session(file, self._context.home if self._context else "")
 
     async def run_post_stop_hook(self) -> None:
-        """However the session ended."""
-        self._end_features()
+        """However the session ended; before its files go, since these are its own."""
+        await self._end_features()
         hook: Any = super().run_post_stop_hook()
         if isawaitable(hook):
             await hook
@@ -157,8 +163,15 @@ class FeaturesMixin(ReplayMixin):
     def load_state(self, state: dict[str, Any]) -> None:
         """Find a running session's features again, and renew them at once."""
         super().load_state(state)
-        kept = KeptFeatures.in_state(state)
-        if kept is None or self._features is not None:
+        # A state without a server is of one that has ended: a hub was killed while it cleared up.
+        if self._features is not None or self.orm_spawner.server is None:
+            return
+        try:
+            kept = KeptFeatures.in_state(state)
+        except ValidationError as error:
+            self.log.warning("%s: what it had beside its image cannot be read: %s", self._log_name, error)
+            return
+        if kept is None:
             return
         self._context = context = SessionContext(
             launch=kept.launch,

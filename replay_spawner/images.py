@@ -68,7 +68,9 @@ def number_of(passwd: str, user: str) -> int | None:
 def home_of(image: ImageModel | None) -> str:
     """The folder that a session of an image calls home; empty where the image does not say."""
     home = (image.home or image.working_dir) if image else ""
-    return home.rstrip("/") if home.startswith("/") else ""
+    # Neither an engine's mounts nor a cluster's take a colon, and what is no plain path is nobody's home.
+    is_usable = home.startswith("/") and ":" not in home and ".." not in home.split("/")
+    return home.rstrip("/") if is_usable else ""
 
 
 def top_level_of(image: ImageModel | None) -> frozenset[str] | None:

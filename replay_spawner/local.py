@@ -213,6 +213,7 @@ class ReplayLocalSpawner(FeaturesMixin, SimpleLocalProcessSpawner):
 
     async def run_post_stop_hook(self) -> None:
         """Also when a server died by itself or never started, what belonged to its session goes."""
+        await self._end_features()
         session, self._session = self._session, None
         if session is not None:
             await asyncio.to_thread(_remove, session)

@@ -60,6 +60,7 @@ class SessionMixin(FeaturesMixin):
 
     async def run_post_stop_hook(self) -> None:
         """Also when a server died by itself or never started, what belonged to its session goes."""
+        await self._end_features()
         await self._discard()
         hook: Any = super().run_post_stop_hook()
         if isawaitable(hook):

@@ -3,6 +3,7 @@
 A spawn that brings no fresh launch is the admin's ordinary server, untouched, where the site allows ordinary servers.
 """
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -113,7 +114,10 @@ class ReplayMixin(Spawner):
         return self.replay_hub_name or mark_of_hub(*self._what_the_hub_is())
 
     def _what_the_hub_is(self) -> tuple[str, ...]:
-        return (str(self.hub.api_url) if self.hub is not None else "",)
+        # Two hubs may be reached by the same address, each in a network of its own; no two have the same secret.
+        secret: object = (getattr(self.user, "settings", None) or {}).get("cookie_secret", b"")
+        mark = hashlib.sha256(secret if isinstance(secret, bytes) else b"").hexdigest()
+        return (str(self.hub.api_url) if self.hub is not None else "", mark)
 
     def session_labels(self, launch: str) -> dict[str, str]:
         """What marks everything of a session's that must not outlive it: labels of a container, a pod, a Secret."""

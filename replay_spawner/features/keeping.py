@@ -11,10 +11,11 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from replay_build_service.schemas import FeatureReport
 from replay_spawner.features.base import Feature, Given, SessionFile, Unavailable
+from replay_spawner.features.places import checked
 
 PHASE_SECONDS = 15.0
 """For each thing that is asked of a feature."""
@@ -22,6 +23,9 @@ PHASE_SECONDS = 15.0
 AGAIN_SECONDS = 30.0
 AGAIN_AT_MOST_SECONDS = 300.0
 """Between two tries of what failed, the longer it fails the more."""
+
+LEAST_SECONDS = 0.2
+"""Between two times that one feature is asked, whatever it says."""
 
 _LOOK_SECONDS = 30.0
 """Waiting is done in pieces: a machine that slept, or whose clock was set, is noticed."""
@@ -56,7 +60,9 @@ class _Kept:
     undelivered: list[SessionFile] = field(default_factory=list[SessionFile])
 
     def has(self, given: Given) -> None:
-        self.given, self.due, self.pause = given, given.renew_at, AGAIN_SECONDS
+        # A feature that wants to be asked again at once would have the hub do nothing else.
+        due = None if given.renew_at is None else max(given.renew_at, time.time() + LEAST_SECONDS)
+        self.given, self.due, self.pause = given, due, AGAIN_SECONDS
         self.state = "given" if given.is_complete else "absent" if given.renew_at is None else "delayed"
         self.sentence = given.notice
 
@@ -111,8 +117,18 @@ class SessionFeatures:
         return [kept.given.pod for kept in self._kept]
 
     @property
+    def sidecars(self) -> dict[str, list[str]]:
+        """Names of the containers that each feature adds to a pod."""
+        return {
+            kept.feature.name: [str(one.get("name")) for one in kept.given.pod.containers]
+            for kept in self._kept
+            if kept.given.pod.containers
+        }
+
+    @property
     def names(self) -> list[str]:
-        return [kept.feature.name for kept in self._kept]
+        """Of those that a restarted hub has to go on with."""
+        return [kept.feature.name for kept in self._kept if kept.state != "absent"]
 
     # while it runs
 
@@ -178,7 +194,12 @@ class SessionFeatures:
         feature = kept.feature
         try:
             async with asyncio.timeout(PHASE_SECONDS):
-                return await ask()
+                given = await ask()
+            # It may be anybody's program.
+            if not isinstance(cast("object", given), Given):
+                raise TypeError(f"{phase} has to return what is given, and returned {type(given).__name__}")
+            checked(given.files)
+            return given
         except Unavailable as error:
             self._log.warning("%s of launch %s: %s", feature.name, feature.session.launch, error)
             kept.fails(str(error), is_final=error.is_final)

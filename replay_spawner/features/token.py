@@ -4,6 +4,7 @@ https://docs.egi.eu/users/dev-env/notebooks/data/ says where EGI's notebooks hav
 the hub keeps to itself, but one that was obtained for this session.
 """
 
+import asyncio
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,9 @@ from replay_spawner.features.base import Feature, Given, SessionFile, Token, Una
 
 FILE = "access_token"
 VARIABLE = "REPLAY_ACCESS_TOKEN_FILE"
+
+OBTAIN_SECONDS = 10.0
+"""How long a session's start waits for its token. After that it starts without, and gets it later."""
 
 AGAIN_SECONDS = 30.0
 """After a session had to start without: how soon it is tried again."""
@@ -37,12 +41,16 @@ class AccessToken(Feature):
 
     async def prepare(self) -> Given:
         try:
-            return self._given(await self._obtain())
+            async with asyncio.timeout(OBTAIN_SECONDS):
+                return self._given(await self._obtain())
         except Unavailable as error:
             if error.is_final:
                 return Given(notice=str(error), is_complete=False)
-            again = time.time() + AGAIN_SECONDS
-            return Given(files=[self._file(None)], renew_at=again, notice=str(error), is_complete=False)
+            notice = str(error)
+        except TimeoutError:
+            notice = "Whoever gives access tokens does not answer."
+        again = time.time() + AGAIN_SECONDS
+        return Given(files=[self._file(None)], renew_at=again, notice=notice, is_complete=False)
 
     async def renew(self) -> Given:
         return self._given(await self._obtain())

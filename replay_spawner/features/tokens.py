@@ -1,6 +1,8 @@
 """Access tokens for sessions, from the hub's login where that gives any. The login is known by its methods alone."""
 
-from typing import Any, Protocol, runtime_checkable
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from replay_spawner.features.base import Token, TokenSource, Unavailable
 
@@ -23,19 +25,41 @@ class _Told(Protocol):
 class PersonsTokens:
     """Of one person, by one login."""
 
+    _unfinished: ClassVar[set[asyncio.Task[None]]] = set()
+
     def __init__(self, authenticator: _Obtaining, user: Any) -> None:
         self._authenticator = authenticator
         self._user = user
 
     async def obtain(self) -> Token:
-        """Raises `Unavailable`."""
+        """Raises `Unavailable`.
+
+        Once begun it goes on, also where nobody waits any more: what comes back with a token may be the only way to the next.
+        A token that nobody takes is given back.
+        """
+        obtaining = asyncio.ensure_future(self._authenticator.session_token(self._user))
         try:
-            return await self._authenticator.session_token(self._user)
+            return await asyncio.shield(obtaining)
+        except asyncio.CancelledError:
+            if not obtaining.done():
+                self._keep(self._given_back(obtaining))
+            raise
         except Exception as error:
             if isinstance(error, _Told):
                 # Who has to log in again may do so while the session runs.
                 raise Unavailable(str(error)) from error
             raise
+
+    async def _given_back(self, obtaining: "asyncio.Future[Token]") -> None:
+        await asyncio.wait({obtaining})
+        if not obtaining.cancelled() and obtaining.exception() is None:
+            await self.give_back(obtaining.result().value)
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        """Until it is done; the hub's end ends it."""
+        task = asyncio.get_running_loop().create_task(work, name="a token that nobody takes")
+        self._unfinished.add(task)
+        task.add_done_callback(self._unfinished.discard)
 
     async def give_back(self, value: str) -> None:
         await self._authenticator.end_session_token(self._user, value)

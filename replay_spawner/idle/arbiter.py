@@ -126,13 +126,14 @@ class Arbiter:
             return False
         session, answers = await self._read(name, memory)
         remembered = timedelta(seconds=now - memory.used_at)
-        known = Known(age, traffic, None if answers is None else _reading(answers), remembered)
+        launch = launch_in(server.get("user_options") or {})
+        reading = None if answers is None else _reading(answers)
+        known = Known(age, traffic, reading, remembered, is_session=launch is not None)
         idle = idle_time(known)
         is_near = idle >= limit - warning_time(limit)
         has_terminals = session is not None and answers is not None and answers.terminals
         if is_near and session and has_terminals and await self._runs_in_a_terminal(session, name, memory):
             idle, is_near = timedelta(), False
-        launch = launch_in(server.get("user_options") or {})
         if is_near or memory.warned:
             idle = min(idle, await self._tell_service(launch, idle, limit))
         has_news = is_near or memory.warned or not memory.lab_knows

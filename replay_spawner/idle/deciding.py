@@ -54,6 +54,8 @@ class Known:
     """Since an earlier look found that it was used."""
     kept: timedelta | None = None
     """Since its person asked to keep it."""
+    is_session: bool = True
+    """A launch's. The hub's ordinary servers have no extension of ours: of their use the traffic tells, as it always did."""
 
 
 def idle_time(known: Known) -> timedelta:
@@ -73,7 +75,11 @@ def idle_time(known: Known) -> timedelta:
         ages += [*reading.kernels, *reading.terminals, *reading.saved]
         if reading.person is not None:
             ages.append(reading.person)
-        if reading.has_apps or not (reading.kernels or reading.terminals or _lab_reports(known.age, reading)):
+        if (
+            not known.is_session
+            or reading.has_apps
+            or not (reading.kernels or reading.terminals or _lab_reports(known.age, reading))
+        ):
             ages += _traffic(known)
     return max(_NOW, min(ages))
 

@@ -106,6 +106,24 @@ def _name(launch: str, container: str, path: str) -> str:
     return f"replay-{launch}-{mark}"
 
 
+def sidecar_trouble(pod: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """What the person is told where a sidecar of these does not run; none where they do, or are still to start.
+
+    ``pod`` is the API's. A sidecar that has ended is not started anew.
+    """
+    for status in (pod.get("status") or {}).get("containerStatuses") or []:
+        if status.get("name") not in names:
+            continue
+        state: Mapping[str, Any] = status.get("state") or {}
+        reason = str((state.get("waiting") or {}).get("reason") or "")
+        if "terminated" in state:
+            reason = str((state["terminated"] or {}).get("reason") or "it ended")
+            return f"What brings it into the session has ended ({reason}), and is not started again in this session."
+        if reason not in {"", "ContainerCreating", "PodInitializing"}:
+            return f"What brings it into the session does not start ({reason}). Tell the administrators."
+    return None
+
+
 def secret_labels(launch: str) -> dict[str, str]:
     """What a session's Secrets are found by."""
     return {LAUNCH_LABEL: launch, "app.kubernetes.io/managed-by": "replay"}

@@ -16,14 +16,14 @@ from kubernetes_asyncio.client.exceptions import ApiException
 from tornado import web
 from traitlets import Float, List, Unicode
 
-from replay_build_service.schemas import LaunchPlan
+from replay_build_service.schemas import FeatureReport, LaunchPlan
 from replay_spawner import images
 from replay_spawner.answers import Started
 from replay_spawner.ends import vanished
 from replay_spawner.faults import NotStarted, own_timeout
 from replay_spawner.features.base import Platform, SessionFile
 from replay_spawner.kube import pods, reasons
-from replay_spawner.kube.feature_parts import add_features, folders_of
+from replay_spawner.kube.feature_parts import add_features, folders_of, sidecar_trouble
 from replay_spawner.kube.figures import Figures
 from replay_spawner.kube.following import FollowingKubeSpawner, NoServer, Start
 from replay_spawner.kube.leftovers import Leftovers, SessionPod
@@ -269,6 +269,20 @@ class ReplayKubeSpawner(SessionMixin, FollowingKubeSpawner):  # pyright: ignore[
     async def read(self, files: Sequence[SessionFile]) -> Mapping[tuple[str, str], bytes]:
         """Raises as `deliver`."""
         return await self._secrets(self._session).read(files) if self._session is not None else {}
+
+    def feature_reports(self) -> list[FeatureReport]:
+        """With what the cluster says of sidecars."""
+        reports = super().feature_reports()
+        pod, sidecars = self._watched_pod(), self._features.sidecars if self._features else {}
+        if pod is None:
+            return reports
+        troubles = {name: sidecar_trouble(pod, containers) for name, containers in sidecars.items()}
+        return [
+            one.model_copy(update={"state": "absent", "sentence": sentence, "next_try": None})
+            if (sentence := troubles.get(one.name))
+            else one
+            for one in reports
+        ]
 
     def _secrets(self, launch: str) -> SessionSecrets:
         return SessionSecrets(self.api, self._session_pod(launch), self._home, self.session_labels(launch))

@@ -104,6 +104,7 @@ def pod_state(pod: Mapping[str, Any]) -> PodState:
     disrupted = conditions.get("DisruptionTarget") or {}
     sidecars = ((metadata.get("annotations") or {}).get(SIDECARS) or "").split(",")
     statuses = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+    all_statuses = statuses
     statuses = [one for one in statuses if one.get("name") not in sidecars]
     own = next((one for one in status.get("containerStatuses") or [] if one.get("name") == NOTEBOOK), {})
     container = next((one for one in spec.get("containers") or [] if one.get("name") == NOTEBOOK), {})
@@ -117,7 +118,8 @@ def pod_state(pod: Mapping[str, Any]) -> PodState:
         disruption=(disrupted.get("reason") or "unknown") if disrupted.get("status") == "True" else None,
         is_scheduled=placed.get("status") == "True" or bool(spec.get("nodeName")),
         unschedulable=(placed.get("message") or "") if placed.get("reason") == "Unschedulable" else None,
-        something_runs=any("running" in (one.get("state") or {}) for one in statuses),
+        # A sidecar, too: the node has to let it unmount what it mounted.
+        something_runs=any("running" in (one.get("state") or {}) for one in all_statuses),
         notebook_runs="running" in (own.get("state") or {}),
         has_address=bool(status.get("podIP")),
         waiting=_waiting(statuses),

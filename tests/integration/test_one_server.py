@@ -16,7 +16,7 @@ from demo.people import ADA
 from tests.login_fixtures import Visitor
 from tests.site import ORDINARY_SERVERS, ApiClient, Repo, Site, Sites
 
-pytestmark = [pytest.mark.needs("proxy", "git-server"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.needs("proxy", "git-server"), pytest.mark.timeout(600), pytest.mark.one_hub_version]
 
 # Servers that take their time while there is a file of that name.
 CONFIG = f"""

@@ -198,7 +198,9 @@ def test_the_service_reaches_hub_kubernetes_and_the_repositories_hosts() -> None
     documents = render()
     assert permits(documents, SERVICE, "Egress", HUB, 8081)
     assert not permits(documents, SERVICE, "Egress", HUB, 8001)
-    assert not permits(documents, SERVICE, "Egress", SESSION, 8888)
+    # What a person made is read at their session's server, with their own rights, and nothing else of it.
+    assert permits(documents, SERVICE, "Egress", SESSION, 8888)
+    assert not permits(documents, SERVICE, "Egress", SESSION, 8889)
     for address in PUBLIC:
         assert permits(documents, SERVICE, "Egress", Address(address), 443)
     for port, is_open in ((443, True), (6443, True), (5432, False), (10250, False)):

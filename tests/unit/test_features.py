@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from replay_spawner.features import keeping
+from replay_spawner.features import token as token_feature
 from replay_spawner.features.base import Feature, Given, Platform, SessionContext, SessionFile, Unavailable
 from replay_spawner.features.keeping import SessionFeatures
 from replay_spawner.features.loading import NoSuchFeature, feature_class
 from replay_spawner.features.places import KeptFeatures, NoPlace, checked, path_in_session
 from replay_spawner.features.token import AccessToken
+from replay_spawner.features.tokens import tokens_of
 from tests.unit.launch_plans import LAUNCH
 
 LOG = logging.getLogger("features")
@@ -267,3 +269,101 @@ def test_features_are_found_by_their_entry_points() -> None:
     assert feature_class("token") is AccessToken
     with pytest.raises(NoSuchFeature, match="no package"):
         feature_class("no-such-feature")
+
+
+class Odd(Feature):
+    """Returns what no feature may, or wants to be asked again at once."""
+
+    name, title = "odd", "Something odd"
+    returns: Any = None
+    asked = 0
+
+    async def prepare(self) -> Given:
+        return Given(renew_at=time.time())
+
+    async def renew(self) -> Given:
+        self.asked += 1
+        return self.returns
+
+
+@pytest.mark.parametrize(
+    "returns",
+    [None, {"files": []}, Given(files=[SessionFile("relative", "file", b"")]), Given(renew_at=0.0)],
+    ids=["nothing", "a-dict", "no-place", "at-once"],
+)
+async def test_whatever_renewing_returns_the_hub_has_time_for_others(returns: Any) -> None:
+    odd, token, folder = made(Odd), made(AccessToken, tokens=Tokens(life=0.4)), Folder()
+    odd.returns = returns
+    features = SessionFeatures([odd, token], LOG)
+    await features.prepare()
+    features.keep_fresh(folder)
+    async with asyncio.timeout(10):
+        await until(lambda: len(token.session.tokens.given) > 2)
+    assert odd.asked < 40
+    assert features.reports()[0].state == ("given" if returns == Given(renew_at=0.0) else "delayed")
+    await features.end()
+
+
+async def test_what_prepares_to_nothing_usable_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    odd, steady = made(Odd), made(Steady)
+
+    async def prepare() -> Any:
+        return Given(files=[SessionFile("/a", "../b", b"")])
+
+    monkeypatch.setattr(odd, "prepare", prepare)
+    features = SessionFeatures([odd, steady], LOG)
+    await features.prepare()
+    assert [file.folder for file in features.files] == ["/srv/steady"]
+    assert [report.state for report in features.reports()] == ["absent", "given"]
+    assert features.names == ["steady"]
+
+
+async def test_a_source_that_hangs_leaves_the_tokens_place_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hanging(Tokens):
+        async def obtain(self) -> Any:
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(token_feature, "OBTAIN_SECONDS", 0.01)
+    features = SessionFeatures([made(AccessToken, tokens=Hanging())], LOG)
+    await features.prepare()
+    (report,) = features.reports()
+    assert (report.state, [file.name for file in features.files]) == ("delayed", ["access_token"])
+    assert report.next_try is not None
+
+
+async def test_obtaining_goes_on_where_nobody_waits_and_what_comes_is_given_back() -> None:
+    arrived, given_back = asyncio.Event(), asyncio.Event()
+
+    class Login:
+        async def session_token(self, user: Any) -> Any:
+            await arrived.wait()
+            return _Token("late", time.time() + 3600)
+
+        async def end_session_token(self, user: Any, value: str) -> None:
+            assert value == "late"
+            given_back.set()
+
+    source = tokens_of(Login(), None)
+    assert source is not None
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(source.obtain(), 0.01)
+    arrived.set()
+    await asyncio.wait_for(given_back.wait(), 5)
+
+
+async def test_a_login_that_gives_none_is_no_source_and_what_it_tells_is_told_on() -> None:
+    class Refused(Exception):
+        is_final = True
+
+    class Login:
+        async def session_token(self, user: Any) -> Any:
+            raise Refused("Log in again.")
+
+        async def end_session_token(self, user: Any, value: str) -> None:
+            pass
+
+    assert tokens_of(object(), None) is None
+    source = tokens_of(Login(), None)
+    assert source is not None
+    with pytest.raises(Unavailable, match="Log in again"):
+        await source.obtain()

@@ -170,8 +170,15 @@ async def test_a_server_that_talks_nonsense_for_ever_ends_by_its_traffic() -> No
 
 async def test_an_ordinary_server_is_told_to_nobody() -> None:
     async with bench(idle_for(61)) as one:
-        assert await one.ends(user_options={"profile": "big"})
+        assert await one.ends(traffic=61, user_options={"profile": "big"})
         assert one.service.told == []
+
+
+async def test_an_ordinary_server_lives_by_its_traffic_as_it_always_did() -> None:
+    async with bench(idle_for(61)) as one:
+        assert not await one.ends(traffic=1, user_options={"profile": "big"})
+    async with bench(idle_for(61)) as one:
+        assert await one.ends(traffic=1), "a session's own page may be forgotten"
 
 
 @pytest.mark.parametrize("broken", [{"progress_url": "?"}, {"started": "?"}, {"started": None}])

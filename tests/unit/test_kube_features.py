@@ -10,7 +10,7 @@ from kubernetes_asyncio.client import ApiClient, Configuration, CoreV1Api
 
 from replay_spawner.features.base import Feature, Given, PodParts, SessionFile
 from replay_spawner.features.loading import feature_class
-from replay_spawner.kube.feature_parts import RENEWED, folders_of
+from replay_spawner.kube.feature_parts import RENEWED, folders_of, sidecar_trouble
 from replay_spawner.kube.leftovers import SessionPod
 from replay_spawner.kube.pods import NotTheLaunch
 from replay_spawner.kube.secrets import SessionSecrets
@@ -171,3 +171,19 @@ def test_what_comes_later_has_its_folder_already() -> None:
     assert folder.is_secret
     assert folder.data == {}
     assert folder.volume["secret"]["secretName"] == folder.name
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ({"running": {}}, None),
+        ({"waiting": {"reason": "ContainerCreating"}}, None),
+        ({"waiting": {"reason": "ImagePullBackOff"}}, "does not start (ImagePullBackOff)"),
+        ({"terminated": {"reason": "OOMKilled", "exitCode": 137}}, "has ended (OOMKilled)"),
+    ],
+)
+def test_a_sidecar_that_does_not_run_is_told(state: dict[str, Any], told: str | None) -> None:
+    pod = {"status": {"containerStatuses": [{"name": "notebook", "state": {}}, {"name": "datahub", "state": state}]}}
+    sentence = sidecar_trouble(pod, ["datahub"])
+    assert (told is None and sentence is None) or (told is not None and sentence is not None and told in sentence)
+    assert sidecar_trouble({}, ["datahub"]) is None
