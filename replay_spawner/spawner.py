@@ -283,6 +283,11 @@ class ReplayMixin(Spawner):
             state["replay_resources"] = self.resources.model_dump(mode="json", exclude_none=True)
         return state
 
+    def clear_state(self) -> None:
+        """JupyterHub asks this before a start and after an end: nothing of a session is kept beyond it."""
+        super().clear_state()
+        self.resources = None
+
     def load_state(self, state: dict[str, Any]) -> None:
         """Find a running session again."""
         super().load_state(state)

@@ -392,8 +392,8 @@ class ReplayDockerSpawner(SessionMixin, AskingDockerSpawner):  # pyright: ignore
         """Find a running session again, or the container of one whose start a hub did not live to finish."""
         super().load_state(state)
         launch = state.get("replay_launch")
-        if launch is None and not state and self.orm_spawner.server is not None:
-            # A server on record without a state: what it was to be is in its options.
+        if launch is None and "object_id" not in state and self.orm_spawner.server is not None:
+            # A server on record without a container: what it was to be is in its options.
             launch = launch_in(self.orm_spawner.user_options or {})
         if launch is not None:
             self._session, self._may_exist = launch, True

@@ -56,7 +56,7 @@ def test_the_hub_in_it_loads_the_overlay_with_the_configuration_that_it_has(
     said = container_engine.docker("run", "--rm", "--network=none", *told, image, "python3", "-c", LOAD, snippet)
     version, spawner, handlers = json.loads(said.splitlines()[-1])
     assert version.startswith("5.5")
-    assert (spawner, handlers) == ("ReplayKubeSpawner", ["/v2/(.+)"])
+    assert (spawner, handlers[:1]) == ("ReplayKubeSpawner", ["/v2/(.+)"])
 
 
 def test_it_runs_as_the_hubs_own_account(container_engine: ContainerEngine, image: str) -> None:
