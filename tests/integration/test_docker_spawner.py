@@ -568,7 +568,8 @@ def test_a_session_says_what_it_uses_and_that_its_memory_ran_out(hub: DockerHub,
         return 0 if now is None else now.oom_kills or 0
 
     engine.docker("exec", session["Id"], "tail", "/dev/zero", check=False)
-    hub.until(lambda: killed_processes() == 1, "what ended a process of it is told")
+    # One that takes memory so fast may run out of it more than once before it is gone.
+    hub.until(lambda: killed_processes() >= 1, "what ended a process of it is told")
     assert hub.server() is not None
     assert hub.plans.ended.get(launch_of(session)) is None
 

@@ -343,7 +343,7 @@ PAGES: dict[str, tuple[str, dict[str, Any]]] = {
     "home, running": ("home.html", home_page(*ALL_STATES, holder=launch(), server=server_of(launch()))),
     "home, running, by the engine": ("home.html", running_home(BY_THE_ENGINE)),
     "home, running, killed once": ("home.html", running_home(BY_THE_ENGINE.model_copy(update={"oom_kills": 1}))),
-    "home, running, about to end": ("home.html", ending_home()),
+    "home, running, about to end": ("home.html", ending_home),
     "home, running, by the metrics": ("home.html", running_home(BY_THE_METRICS)),
     "home, running, by its processes": ("home.html", running_home(BY_ITS_PROCESSES)),
     "home, running, nothing tells": ("home.html", running_home(None)),
@@ -480,7 +480,9 @@ class Page(HTMLParser):
 
 
 def html_of(name: str) -> str:
-    template, values = PAGES[name]
+    template, known = PAGES[name]
+    # What a page says of the moment has to be made in that moment.
+    values = known() if callable(known) else known
     return SERVICE_TEMPLATES.get_template(template).render(**(EVERY_PAGE | values))
 
 
