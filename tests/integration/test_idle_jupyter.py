@@ -1,5 +1,6 @@
 """What the culler's arbiter reads, as a real Jupyter server says it: without a hub, which `test_idle_culler` has."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -47,11 +48,12 @@ async def opened(server: SessionServer, name: str) -> WebSocketClientConnection:
 async def typed(terminal: WebSocketClientConnection, text: str, until: str) -> None:
     await terminal.write_message(json.dumps(["stdin", text]))
     said = ""
-    while until not in said:
-        message = await terminal.read_message()
-        assert message is not None, said
-        kind, *rest = json.loads(message)
-        said += rest[0] if kind == "stdout" else ""
+    async with asyncio.timeout(60):
+        while until not in said:
+            message = await terminal.read_message()
+            assert message is not None, said
+            kind, *rest = json.loads(message)
+            said += rest[0] if kind == "stdout" else ""
 
 
 async def test_a_program_in_a_terminal_is_told_from_a_shell_at_its_prompt(address: str) -> None:
@@ -65,7 +67,9 @@ async def test_a_program_in_a_terminal_is_told_from_a_shell_at_its_prompt(addres
         # In words that its echo does not have.
         await typed(terminal, "sh -c 'echo $((40 + 3)); exec sleep 1000'\r", "43")
         assert await has_foreground(server, ours) is True
-        await typed(terminal, "\x03echo $((40 + 4))\r", "44")
+        # What is typed right behind it would be thrown away with it.
+        await typed(terminal, "\x03", "^C")
+        await typed(terminal, "echo $((40 + 4))\r", "44")
         await typed(terminal, "sleep 1000 & echo $((40 + 5))\r", "45")
         assert await has_foreground(server, ours) is False, "what is in the background has no terminal"
         await typed(terminal, "kill %1; echo $((40 + 6))\r", "46")

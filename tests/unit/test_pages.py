@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
@@ -211,7 +211,7 @@ DIED = launch(
     ended_at=NOW + timedelta(hours=1),
 )
 
-PAGES: dict[str, tuple[str, dict[str, Any]]] = {
+PAGES: dict[str, tuple[str, dict[str, Any] | Callable[[], dict[str, Any]]]] = {
     "consent, first build": ("consent.html", consent_page(usual_seconds=None)),
     "consent, not built": ("consent.html", consent_page(urlpath="")),
     "consent, built": ("consent.html", consent_page(is_built=True, notices=())),
