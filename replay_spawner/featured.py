@@ -19,6 +19,7 @@ from replay_spawner.features.loading import NoSuchFeature, feature_class
 from replay_spawner.features.places import KeptFeatures, NoPlace, checked, path_in_session
 from replay_spawner.features.tokens import tokens_of
 from replay_spawner.lab import CONTAINER_FOLDER, LabExtensionMissing, lab_files
+from replay_spawner.reading import end_ways_in
 from replay_spawner.records import launch_record
 from replay_spawner.spawner import ReplayMixin
 
@@ -148,6 +149,7 @@ class FeaturesMixin(ReplayMixin):
     async def run_post_stop_hook(self) -> None:
         """However the session ended; before its files go, since these are its own."""
         await self._end_features()
+        end_ways_in(self.user)
         hook: Any = super().run_post_stop_hook()
         if isawaitable(hook):
             await hook

@@ -22,6 +22,19 @@ READING_SECONDS = 120
 _NOTE = "Replay reads the session of launch"
 """Begins the note of each way in, which says in the hub's list of tokens what it is."""
 
+WAYS_IN = (_NOTE, "Replay looks whether the server ")
+"""How the notes of all tokens begin that a session is shown: this room's, and the culler's (`replay_spawner.idle.door`)."""
+
+
+def end_ways_in(user: Any) -> None:
+    """Remove what a person's sessions were shown: it would open the next one, too. At the end of each."""
+    shown = [token for token in user.orm_user.api_tokens if (token.note or "").startswith(WAYS_IN)]
+    for token in shown:
+        user.db.delete(token)
+    if shown:
+        user.db.commit()
+
+
 READING_PATH = r"/api/replay/sessions/(?P<user_name>[^/]+)/reading"
 
 

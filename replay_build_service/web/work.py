@@ -49,7 +49,12 @@ class WorkDownload(PageHandler):
             raise Conflict("This session does not run, so there is nothing of it to download.")
         with self.site.work_at_once.held(self.person.name):
             self.site.work_limit.take(self.person.name)
-            await self._download(launch)
+            # From here on: whoever goes away ends it, whatever the session is doing.
+            self._task = asyncio.current_task()
+            try:
+                await self._download(launch)
+            finally:
+                self._task = None
 
     async def _download(self, launch: Launch) -> None:
         token = cast(str, self.hub_auth.get_token(self))  # `prepare` has read it
@@ -75,7 +80,6 @@ class WorkDownload(PageHandler):
         self.set_header("Content-Type", "application/zip")
         self.set_header("Content-Disposition", f'attachment; filename="{name}.zip"')
         self.set_header("X-Accel-Buffering", "no")
-        self._task = asyncio.current_task()
         try:
             async with aclosing(pack(files, root, name, left_out=mounted(launch.features, root.entries))) as pieces:
                 async for piece in pieces:
@@ -92,8 +96,6 @@ class WorkDownload(PageHandler):
         except Exception:
             log.exception("The download of launch %s broke", launch.id)
             self._break_off()
-        finally:
-            self._task = None
 
     def _break_off(self) -> None:
         """Without an end, so that the browser calls it a failed download, and not a whole one."""

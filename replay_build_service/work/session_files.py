@@ -24,9 +24,10 @@ from replay_build_service.schemas import ReadingModel
 CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 60.0
 """How long a session may send nothing where something is due."""
-MOST_LISTING_BYTES = 16 * 1024**2
-"""Of one folder's listing: some 60,000 names."""
-CHUNK_BYTES = 256 * 1024
+LISTING_SECONDS = 60.0
+"""For one folder's listing, whole."""
+MOST_LISTING_BYTES = 4 * 1024**2
+"""Of one folder's listing: some 15,000 names."""
 
 Path = tuple[str, ...]
 """Names from the session's folder down, as the session has them."""
@@ -108,11 +109,18 @@ class JupyterFiles:
         """What is in a folder, without what Jupyter hides."""
         address = "/".join(["api/contents", *(_segment(name) for name in folder)])
         body = bytearray()
-        async with self._asked(address, {"type": "directory", "content": "1"}) as response:
-            async for chunk in response.aiter_raw(CHUNK_BYTES):
-                body += chunk
-                if len(body) > MOST_LISTING_BYTES:
-                    raise Unreadable("it has too many files to list them")
+        try:
+            # In all: a session could send a byte now and then for ever.
+            async with (
+                asyncio.timeout(LISTING_SECONDS),
+                self._asked(address, {"type": "directory", "content": "1"}) as response,
+            ):
+                async for chunk in response.aiter_raw():
+                    body += chunk
+                    if len(body) > MOST_LISTING_BYTES:
+                        raise Unreadable("it has too many files to list them")
+        except TimeoutError as error:
+            raise SessionSilent("the session did not say in time what is there") from error
         # Of a large folder that takes long enough for everybody else to notice.
         return await asyncio.to_thread(_listing_of, bytes(body))
 
@@ -120,7 +128,8 @@ class JupyterFiles:
         """A file's content, piece by piece, until it ends."""
         address = "/".join(["files", *(_segment(name) for name in file)])
         async with self._asked(address, {}) as response:
-            async for chunk in response.aiter_raw(CHUNK_BYTES):
+            # As it comes: waiting for whole pieces, one would wait for a slow session without a limit.
+            async for chunk in response.aiter_raw():
                 yield chunk
 
     @asynccontextmanager

@@ -127,7 +127,7 @@ async def _printed(server: SessionServer, name: str) -> str:
                 return await _between(socket, f"begin-{mark}\n", f"end-{mark}\n")
             finally:
                 socket.close()
-    except (TimeoutError, OSError, HTTPClientError, WebSocketError, ValueError) as error:
+    except (TimeoutError, OSError, HTTPClientError, WebSocketError, ValueError, RecursionError) as error:
         raise NoReading(f"Its terminal did not answer: {type(error).__name__}") from error
 
 

@@ -174,7 +174,7 @@ def test_the_end_is_told_ten_minutes_before_with_stay_and_download(
 
     tab, reports = page
     warning = tab.get_by_role("alert").filter(has_text="This session ends at")
-    told = {"service": "/services/replay/", "launch": "a1B2-c3", "limit_seconds": 3600.0}
+    told = {"service": "/services/replay/", "launch": "a1B2-c3", "limit": 3600.0}
 
     lab.says(ends_at=soon(minutes=12), **told)
     a_minute_passes(tab)
@@ -243,8 +243,8 @@ def test_the_way_home_is_in_the_menu_and_no_section_leads_astray(
     hub = lab.url.removesuffix("/user/ada/")
     for session, home in (
         ({"service": "/services/replay/"}, "/services/replay/"),
-        ({"service": "//evil.example/", "launch": "../x", "ends_at": "soon", "limit_seconds": "long"}, "/hub/home"),
-        ({"service": "javascript:alert(1)", "ends_at": 5, "limit_seconds": -1}, "/hub/home"),
+        ({"service": "//evil.example/", "launch": "../x", "ends_at": "soon", "limit": "long"}, "/hub/home"),
+        ({"service": "javascript:alert(1)", "ends_at": 5, "limit": -1}, "/hub/home"),
     ):
         lab.says(**session)
         a_minute_passes(tab)

@@ -53,7 +53,8 @@ class DataHub(DataHubSettings):
     name = "datahub"
     title = "Your DataHub spaces"
     explanation = (
-        "Whatever runs in this session can read your data there and, unless this site says otherwise, change it."
+        "Whatever runs in this session can use the DataHub in your name while it runs: read your data and, unless this "
+        "site says otherwise, change, delete and share it."
     )
 
     def __init__(self, **kwargs: Any) -> None:

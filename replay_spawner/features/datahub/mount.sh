@@ -90,7 +90,8 @@ answers() {
     IFS=$tab read -r _ space <"$files/links"
     (
         ls -A "$mount" 2>/dev/null | head -n 1 | grep -q . || exit
-        LC_ALL=C ls -d "$mount/$space/.replay-$$-$looks" 2>&1 | grep -qi -e 'input/output' -e 'endpoint' -e 'timed out' && exit
+        # Only the reason, behind the last colon: a space may be called anything.
+        LC_ALL=C ls -d "$mount/$space/.replay-$$-$looks" 2>&1 | sed 's/.*: //' | grep -qi -e 'input/output' -e 'endpoint' -e 'timed out' && exit
         : >"$answer"
     ) &
     tenths=$((patience * 10))

@@ -26,7 +26,7 @@ function session(section: unknown): Session {
     return typeof value === "string" && pattern.test(value) ? value : null;
   };
   const endsAt = Date.parse(text("ends_at", /^\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d)$/) ?? "");
-  const limit = found["limit_seconds"];
+  const limit = found["limit"];
   return {
     endsAt: Number.isNaN(endsAt) ? null : endsAt,
     service: text("service", /^\/(?:[\w.~@%-]+\/)*$/),
