@@ -139,21 +139,6 @@ def test_who_did_not_ask_for_it_has_none(site: Site, ada: ApiClient, repo: Repo)
     assert not (site.state / "sessions" / launch / "files").exists()
 
 
-def test_a_hub_that_was_killed_goes_on_renewing(site: Site, ada: ApiClient, repo: Repo) -> None:
-    site.checkin.controls.settings.access_token_seconds = LIFE
-    launch = ada.launch_and_wait(repo, features=["token"])["id"]
-    file = Path(_environment(site, launch)["REPLAY_ACCESS_TOKEN_FILE"])
-    site.stop(signal_number=signal.SIGKILL)
-    before = file.read_text()
-    site.start()
-    after = _until(lambda: (text := file.read_text()) != before and text)
-    assert _userinfo(site, after).status_code == 200
-    site.checkin.controls.settings.access_token_seconds = 3600
-    last = _until(lambda: (text := file.read_text()) != after and text)
-    site.stop_server(ADA)
-    _until(lambda: _userinfo(site, last).status_code == 401)
-
-
 def test_a_provider_that_does_not_answer_keeps_no_session_from_starting(site: Site, ada: ApiClient, repo: Repo) -> None:
     site.checkin.controls.set_fault(Endpoint.TOKEN, 503)
     launch = ada.launch_and_wait(repo, features=["token"])["id"]
@@ -208,3 +193,19 @@ def test_the_consent_page_asks_for_each_feature_and_says_what_it_means(site: Sit
     for words in ("An access token of yours for other services", "can act in your name", "weather stations"):
         assert words in page
     assert " checked" not in page.split("In the session")[1].split("</fieldset>")[0], "nothing is ticked by itself"
+
+
+# The last: the service outlives its hub, and no browser logs in at it any more.
+def test_a_hub_that_was_killed_goes_on_renewing(site: Site, ada: ApiClient, repo: Repo) -> None:
+    site.checkin.controls.settings.access_token_seconds = LIFE
+    launch = ada.launch_and_wait(repo, features=["token"])["id"]
+    file = Path(_environment(site, launch)["REPLAY_ACCESS_TOKEN_FILE"])
+    site.stop(signal_number=signal.SIGKILL)
+    before = file.read_text()
+    site.start()
+    after = _until(lambda: (text := file.read_text()) != before and text)
+    assert _userinfo(site, after).status_code == 200
+    site.checkin.controls.settings.access_token_seconds = 3600
+    last = _until(lambda: (text := file.read_text()) != after and text)
+    site.stop_server(ADA)
+    _until(lambda: _userinfo(site, last).status_code == 401)

@@ -85,7 +85,10 @@ class Spawner(ReplayKubeSpawner):
 
 def spawner_of(plan: LaunchPlan = PLAN, *, user: str = "ada", server_name: str = "", **settings: Any) -> Spawner:
     """A spawner of that person's, in a hub with these settings of KubeSpawner."""
-    person = SimpleNamespace(name=user, id=1, url="/user/ada/", escaped_name="ada", groups=[], settings={})
+    known = SimpleNamespace(api_tokens=[])
+    person = SimpleNamespace(
+        name=user, id=1, url="/user/ada/", escaped_name="ada", groups=[], settings={}, orm_user=known
+    )
     made = Spawner(
         _mock=True,
         config=Config(KubeSpawner=settings),
