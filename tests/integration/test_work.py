@@ -238,7 +238,7 @@ def test_what_the_session_is_shown_opens_the_session_alone_and_not_for_long(runn
             url = f"{running.site.url}/hub/api/users/{ADA.voperson_id}/{server}"
             assert stranger.post(url).status_code in {403, 404}
         again = stranger.post(str(answer.request.url), json={"launch": running.launch})
-        assert again.status_code == 403, "it gives no other way in"
+        assert again.status_code in {403, 404}, "it gives no other way in"
     for token in running.tokens():
         # The hub adds that it may ask whose it is.
         beyond = [scope for scope in token["scopes"] if not scope.startswith("read:users:")]
