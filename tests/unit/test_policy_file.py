@@ -141,7 +141,7 @@ def test_the_hubs_configuration_gets_who_may_enter_who_manages_and_their_role() 
             "“maybe” is no state of the feature “token”. The states are: forbidden, offered, ",
         ),
         ("features: {token: yes}", 3, "is no state of the feature “token”"),
-        ("features:\n  tokn: offered", 4, "There is no feature “tokn”. These there are: datahub, token."),
+        ("features:\n  tokn: offered", 4, "There is no feature “tokn”. These there are: datahub, "),
         ("servers: -1", 3, "“servers” is -1, and must be at least 1."),
         ("servers: 0", 3, "“servers” is 0, and must be at least 1."),
         ("servers: 1.5", 3, "“servers” must be a number, and is “1.5”."),
