@@ -275,7 +275,7 @@ def _said(
 def _trickle() -> Iterator[bytes]:
     for _ in range(6000):
         yield b" "
-        time.sleep(0.1)
+        time.sleep(0.1)  # It is the fault itself: an answer that comes byte by byte, in a thread of its own.
 
 
 def _endless() -> Iterator[bytes]:

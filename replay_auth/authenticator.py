@@ -109,7 +109,7 @@ class EGICheckinAuthenticator(PermittedVOs, LogoutSettings, WatchedMemberships, 
         raise NotAMember(f"None of the VOs of {username} may use this service.", account)
 
     # The hub awaits this hook where it is a coroutine; its own is not.
-    async def pre_spawn_start(  # pyright: ignore[reportIncompatibleMethodOverride] - as said above
+    async def pre_spawn_start(  # pyright: ignore[reportIncompatibleMethodOverride] - the hub awaits a coroutine, too
         self, user: Any, spawner: Any
     ) -> None:
         """Refuse whoever is in no permitted VO by what was proved lately. Logging in is not the only way to a server.

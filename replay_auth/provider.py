@@ -26,7 +26,7 @@ _REQUEST_DEFAULTS: Mapping[str, object] = {"connect_timeout": 5.0, "request_time
 """Seconds. No redirect is followed: a client secret or an access token goes to the configured host and nowhere else."""
 
 TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105 - its name in the protocol
-ACCESS_TOKEN_TYPE = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - as above
+ACCESS_TOKEN_TYPE = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - a name of the protocol, no token
 
 
 class OpenIDProvider(GenericOAuthenticator):

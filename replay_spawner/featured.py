@@ -95,6 +95,7 @@ class FeaturesMixin(ReplayMixin):
                 self.log.error("Launch %s: %s", context.launch, error)
                 missing.append(name)
             except Exception:
+                # Whatever is wrong with a community's own package, the session can do without.
                 self.log.exception("Feature %r cannot be used", name)
                 missing.append(name)
             else:

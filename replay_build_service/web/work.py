@@ -94,6 +94,7 @@ class WorkDownload(PageHandler):
             log.info("The download of launch %s was not taken for %s seconds", launch.id, TAKING_SECONDS)
             self._break_off()
         except Exception:
+            # Part of the archive has gone out, so no page can tell of it any more; whatever it is, it must not end as if it were whole.
             log.exception("The download of launch %s broke", launch.id)
             self._break_off()
 

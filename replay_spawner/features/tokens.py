@@ -45,6 +45,7 @@ class PersonsTokens:
                 self._keep(self._given_back(obtaining))
             raise
         except Exception as error:
+            # The login's own classes are not known here: what says whether it is final is told, and the rest goes on as it is.
             if isinstance(error, _Told):
                 # Who has to log in again may do so while the session runs.
                 raise Unavailable(str(error)) from error
