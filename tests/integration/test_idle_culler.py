@@ -22,6 +22,7 @@ from demo.people import ADA, CHIARA, DMITRI, FARAH, Person
 from tests.login_fixtures import Visitor
 from tests.requirements import ROOT
 from tests.site import ApiClient, Repo, Site, Sites
+from tests.terminals import opened, typed
 
 IDLE_SECONDS = 10
 UNTIL_TOLD = """
@@ -103,16 +104,8 @@ async def execute_and_leave(session: Session, kernel: str, code: str) -> None:
 
 async def type_in_terminal(session: Session, name: str, text: str, until: str) -> None:
     """Type, see what is printed, and close the page."""
-    url = f"ws{session.url.removeprefix('http')}terminals/websocket/{name}"
-    terminal = await websocket_connect(HTTPRequest(url, headers=session.headers))
-    await terminal.write_message(json.dumps(["stdin", text]))
-    said = ""
-    async with asyncio.timeout(30):
-        while until not in said:
-            message = await terminal.read_message()
-            assert message is not None, said
-            kind, *rest = json.loads(message)
-            said += rest[0] if kind == "stdout" else ""
+    terminal = await opened(session.url, session.headers, name)
+    await typed(terminal, text, until)
     terminal.close()
 
 

@@ -1,7 +1,5 @@
 """What the culler's arbiter reads, as a real Jupyter server says it: without a hub, which `test_idle_culler` has."""
 
-import asyncio
-import json
 import os
 import subprocess
 import sys
@@ -10,13 +8,12 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
-from tornado.httpclient import HTTPRequest
-from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from replay_spawner.idle.reading import SessionServer, http_client
 from replay_spawner.idle.terminals import has_foreground
 from tests.login_fixtures import free_ports
 from tests.site import until_it_answers
+from tests.terminals import opened, typed
 
 pytestmark = [pytest.mark.one_hub_version, pytest.mark.needs("linux")]
 
@@ -40,28 +37,12 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait(30)
 
 
-async def opened(server: SessionServer, name: str) -> WebSocketClientConnection:
-    url = f"ws{server.address.removeprefix('http')}terminals/websocket/{name}"
-    return await websocket_connect(HTTPRequest(url, headers=server.headers))
-
-
-async def typed(terminal: WebSocketClientConnection, text: str, until: str) -> None:
-    await terminal.write_message(json.dumps(["stdin", text]))
-    said = ""
-    async with asyncio.timeout(60):
-        while until not in said:
-            message = await terminal.read_message()
-            assert message is not None, said
-            kind, *rest = json.loads(message)
-            said += rest[0] if kind == "stdout" else ""
-
-
 async def test_a_program_in_a_terminal_is_told_from_a_shell_at_its_prompt(address: str) -> None:
     async with http_client() as http:
         server, ours = SessionServer(http, address, "narrow"), set[str]()
         assert await has_foreground(server, ours) is False, "there is none but the one opened to look"
         name = httpx.post(f"{address}api/terminals", headers=server.headers, timeout=30).json()["name"]
-        terminal = await opened(server, name)
+        terminal = await opened(server.address, server.headers, name)
         await typed(terminal, "echo $((40 + 2))\r", "42")
         assert await has_foreground(server, ours) is False
         # In words that its echo does not have.
