@@ -11,7 +11,6 @@ import asyncio
 import base64
 import hashlib
 import http.server
-import ipaddress
 import json
 import os
 import secrets
@@ -29,10 +28,10 @@ from urllib.parse import parse_qs, urljoin, urlsplit
 import httpx
 import jwt
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from demo.certificates import self_signed
 from replay_build_service.registry import RegistrySettings
 from tests.login_fixtures import free_ports
 
@@ -65,23 +64,7 @@ class Key:
     @classmethod
     def new(cls, *addresses: str) -> Self:
         """For TLS at those addresses, or for tokens."""
-        private = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a test of Replay")])
-        now = datetime.now(UTC)
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(name)
-            .public_key(private.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + timedelta(days=1))
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        )
-        if addresses:
-            names = [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
-            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-        return cls(private, builder.sign(private, hashes.SHA256()))
+        return cls(*self_signed("a test of Replay", *addresses, days=1))
 
     @property
     def certificate_pem(self) -> bytes:
