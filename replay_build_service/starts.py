@@ -163,6 +163,7 @@ class Starts:
 
         Progress that breaks off is no fact about the server: the hub is asked for that, and followed again.
         """
+        may_be_leaving = True
         for faults_left in reversed(range(MOST_FAULTS)):
             try:
                 async for progress in self._hub.progress(launch.user, launch.server_name):
@@ -175,6 +176,16 @@ class Starts:
             except SourceFault:
                 if not faults_left:
                     raise
+            except Conflict:
+                # While what failed is being removed, the hub says that nothing starts; after that, why it failed.
+                if not may_be_leaving:
+                    raise
+                may_be_leaving = False
+                await in_time(
+                    lambda: self._hub.server(launch.user, launch.server_name),
+                    lambda server: server.status is not ServerStatus.STOPPING,
+                )
+                continue
             if await self._is_settled(launch):
                 return None
             await asyncio.sleep(LOOK_SECONDS)

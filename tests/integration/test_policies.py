@@ -58,7 +58,10 @@ def server_process(site: Site, launch: str) -> psutil.Process:
     """The session's server."""
     found = []
     for process in site.processes():
-        environment = process.environ()
+        try:
+            environment = process.environ()
+        except psutil.NoSuchProcess:
+            continue
         if environment.get("REPLAY_LAUNCH") == launch and "JUPYTERHUB_API_TOKEN" in environment:
             found.append(process)
     return min(found, key=lambda process: process.create_time())

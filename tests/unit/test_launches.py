@@ -570,7 +570,7 @@ Faults = dict[str, list[Exception]]
         ({"start": [Conflict("The hub did not start your server: too many.")]}, "The hub did not start your server: too many."),
         ({"start": [RuntimeError("a fault of ours")]}, "Something went wrong in Replay itself."),
         ({"progress": [HUB_FAULT] * 5}, HUB_FAULT.sentence),
-        ({"progress": [Conflict("The hub is not starting your server: no room.")]}, "no room."),
+        ({"progress": [Conflict("The hub is not starting your server: no room.")] * 2}, "no room."),
     ],
 )  # fmt: skip
 async def test_each_fault_of_the_hub_ends_the_launch_with_a_sentence(
@@ -584,6 +584,30 @@ async def test_each_fault_of_the_hub_ends_the_launch_with_a_sentence(
         assert found.state is LaunchState.FAILED
         assert sentence in (found.failure or "")
         assert (await house.texts(launch_stream(launch.id)))[-1] == found.failure
+
+
+async def test_why_a_start_failed_is_asked_again_once_what_failed_is_gone(store: Store) -> None:
+    """JupyterHub answers 400 “is not starting” while it removes what failed, and has the reason after that."""
+    async with a_house(store) as house:
+        looks = 0
+
+        def remove_slowly() -> None:
+            nonlocal looks
+            for key, server in tuple(house.hub.servers.items()):
+                if server.status is ServerStatus.STOPPING:
+                    looks += 1
+                    if looks == 3:
+                        del house.hub.servers[key]
+
+        house.hub.when_looked_at = remove_slowly
+        house.hub.becomes = lambda server: replace(server, status=ServerStatus.STOPPING)
+        house.hub.faults["progress"] = [Conflict("The hub is not starting your server: ada is not starting...")]
+        house.hub.messages = [StartProgress("Spawn failed: the image is damaged.", failed=True)]
+        launch = await house.launches.create(ADA, wish())
+        (await house.builder.next()).end(image())
+        found = await settled(house, launch)
+        assert (found.state, found.failure) == (LaunchState.FAILED, "Spawn failed: the image is damaged.")
+        assert looks == 3
 
 
 async def test_progress_that_breaks_off_is_followed_again(store: Store) -> None:
