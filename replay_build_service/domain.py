@@ -15,28 +15,13 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NewType, Self
 
-from replay_build_service.links import Repository, RepoSpec
+from replay_build_service.links import ResolvedRef as ResolvedRef
 from replay_build_service.policy_values import Offer, VOPolicy
 
 BuildId = NewType("BuildId", str)
 LaunchId = NewType("LaunchId", str)
 
 NO_NAMED_SERVERS = "Replay starts a person's own server alone: servers with names are not supported yet."
-
-
-@dataclass(frozen=True, slots=True)
-class ResolvedRef:
-    """A repository and an immutable version of it. What is resolved is exactly what is fetched."""
-
-    repository: Repository
-    spec: RepoSpec
-    fetch_url: str
-    version: str
-    """The commit's full SHA, in lower case."""
-
-    @property
-    def short_version(self) -> str:
-        return self.version[:10]
 
 
 @dataclass(frozen=True, slots=True)

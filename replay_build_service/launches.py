@@ -5,6 +5,7 @@ died goes on with its launches where it left off.
 """
 
 import asyncio
+import dataclasses
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -355,8 +356,7 @@ class Launches:
         spec = RepoSpec.parse(wish.repo)
         if wish.version is None or wish.version == spec.ref:
             return await self._resolve(spec)
-        pinned = await self._resolve(RepoSpec(spec.provider, spec.locator, wish.version))
-        return ResolvedRef(pinned.repository, spec, pinned.fetch_url, pinned.version)
+        return dataclasses.replace(await self._resolve(spec.pinned_to(wish.version)), spec=spec)
 
     async def _resolve(self, spec: RepoSpec) -> ResolvedRef:
         provider = self._providers.get(spec.provider)

@@ -1,29 +1,26 @@
 """Links and what they name: a spec, the repository that it means, a path to open. Standard library only.
 
 Links come from strangers. What this room lets through is text that every other room may show, compare and pass on;
-it asks nobody, so it cannot say whether a repository exists. No other room of ours but the errors may come in.
+it asks nobody, so it cannot say whether a repository exists.
 
-The syntax is BinderHub's (https://binderhub.readthedocs.io/en/latest/reference/repoproviders.html).
+How each provider spells its specs is the table in `syntax`.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit, urlunsplit
 
 from replay_build_service.errors import BadLink, UnknownProvider
+from replay_build_service.syntax import RefRule, known_syntaxes, syntax_of
 
 MAX_SPEC_LENGTH = 2000
 """Characters of a spec. GitHub's longest names stay below 200; a URL that servers accept, below 2,000."""
 
 MAX_URLPATH_LENGTH = 2000
-
-_LOCATOR_SEGMENTS: Mapping[str, int] = {"gh": 2, "git": 1}
-"""How many path segments of a spec name the repository; what follows them is the ref."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +29,9 @@ class RepoSpec:
 
     provider: str
     locator: str
-    """The repository as that provider names it, percent-decoded: ``owner/name``, or a URL."""
+    """The repository as that provider names it, percent-decoded: ``owner/name``, a URL, a DOI."""
     ref: str
+    """A branch, tag or commit; of a record the version that is pinned, or nothing."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -44,34 +42,58 @@ class RepoSpec:
         if len(text) > MAX_SPEC_LENGTH:
             raise BadLink(f"This link is too long: {len(text)} characters, and at most {MAX_SPEC_LENGTH} are read.")
         provider, _, spec = text.strip("/").partition("/")
-        segments_wanted = _LOCATOR_SEGMENTS.get(provider)
-        if segments_wanted is None:
-            known = ", ".join(sorted(_LOCATOR_SEGMENTS))
+        syntax = syntax_of(provider)
+        if syntax is None:
+            known = ", ".join(one.provider for one in known_syntaxes())
             raise UnknownProvider(f"There is no provider “{_shown(provider)}” here. The providers are: {known}.")
+        pinned = _PINNED.fullmatch(spec) if syntax.ref is RefRule.PIN else None
+        if pinned is not None:
+            spec = pinned["spec"]
         parts = spec.split("/")
-        locator = "/".join(_decoded(part) for part in parts[:segments_wanted])
-        ref = "/".join(_decoded(part) for part in parts[segments_wanted:])
-        if not all(parts[:segments_wanted]) or len(parts) < segments_wanted:
-            raise BadLink(f"This link names no repository. It should read {_example(provider)}.")
-        if not ref:
-            raise BadLink(
-                f"This link names no branch, tag or commit. Did you mean /v2/{provider}/{_shown(spec.strip('/'))}/HEAD?"
-            )
-        if provider == "git" and "://" not in locator:
-            raise BadLink(f"The repository of a git link is a whole URL, percent-encoded: {_example(provider)}.")
-        if provider == "gh" and not _GITHUB_LOCATOR.fullmatch(locator):
-            raise BadLink(
-                f"That cannot be an owner and a repository of GitHub. The link should read {_example(provider)}."
-            )
-        _check_ref(ref)
+        named = parts[: syntax.segments]
+        locator = "/".join(_decoded(part) for part in named)
+        if not all(named) or len(named) < (syntax.segments or 1):
+            raise BadLink(f"This link names no repository. It should read /v2/{syntax.example}.")
+        syntax.address(locator)
+        if syntax.ref is RefRule.PIN:
+            ref = pinned["version"] if pinned is not None else ""
+        else:
+            ref = "/".join(_decoded(part) for part in parts[len(named) :])
+            if not ref and syntax.ref is RefRule.OPTIONAL:
+                ref = "HEAD"
+            if not ref:
+                raise BadLink(
+                    f"This link names no branch, tag or commit. Did you mean /v2/{provider}/{_shown(spec.strip('/'))}/HEAD?"
+                )
+            _check_ref(ref)
         spec_of = cls(provider, locator, ref)
         _check_path(spec_of.url)
         return spec_of
 
     @property
     def url(self) -> str:
-        """The repository's address as the link means it; made from the link alone."""
-        return f"https://github.com/{self.locator}" if self.provider == "gh" else self.locator
+        """The repository's address as the link means it; made from the link alone.
+
+        Raises `BadLink` where the locator is none of that provider's.
+        """
+        syntax = syntax_of(self.provider)
+        return self.locator if syntax is None else syntax.address(self.locator)
+
+    @property
+    def is_pinned_record(self) -> bool:
+        """Whether this names a record, and a version of it."""
+        syntax = syntax_of(self.provider)
+        return bool(self.ref) and syntax is not None and syntax.ref is RefRule.PIN
+
+    def pinned_to(self, version: str) -> Self:
+        """The same at exactly one version. Raises `BadLink` where that is no commit's full SHA, or no version of a record."""
+        syntax = syntax_of(self.provider)
+        is_record = syntax is not None and syntax.ref is RefRule.PIN
+        if not (_RECORD_VERSION if is_record else _FULL_SHA).fullmatch(version):
+            raise BadLink(
+                "Only a commit's full SHA, in lower case, or a record's version as Replay shows it, names one for good."
+            )
+        return type(self)(self.provider, self.locator, version)
 
     @property
     def text(self) -> str:
@@ -80,8 +102,16 @@ class RepoSpec:
 
     def with_ref(self, ref: str) -> str:
         """The same repository at another ref, as it follows ``/v2/`` in a link."""
-        locator = quote(self.locator, safe="") if self.provider == "git" else quote(self.locator, safe="/")
-        return f"{self.provider}/{locator}/{quote(ref, safe='/')}"
+        syntax = syntax_of(self.provider)
+        if syntax is None:  # of a package that is installed no more
+            return f"{self.provider}/{quote(self.locator, safe='')}/{quote(ref, safe='/')}"
+        return f"{self.provider}/{syntax.written(self.locator, ref)}"
+
+
+_FULL_SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_RECORD_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+_PINNED = re.compile(r"(?P<spec>[^@]*)@(?P<version>[A-Za-z0-9][A-Za-z0-9._-]{0,79})", re.DOTALL)
+"""What follows the last ``@``. One in a locator is written ``%40``."""
 
 
 def _decoded(part: str) -> str:
@@ -103,16 +133,6 @@ def _shown(text: str) -> str:
     visible = "".join("\N{REPLACEMENT CHARACTER}" if _is_invisible(character) else character for character in text[:81])
     return visible if len(visible) <= 80 else visible[:77] + "…"
 
-
-def _example(provider: str) -> str:
-    return {
-        "gh": "/v2/gh/OWNER/REPOSITORY/HEAD",
-        "git": "/v2/git/https%3A%2F%2Fexample.org%2Frepository.git/HEAD",
-    }[provider]
-
-
-_GITHUB_LOCATOR = re.compile(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+")
-"""The letters of GitHub's names; the provider knows the rest of GitHub's rule."""
 
 # https://git-scm.com/docs/git-check-ref-format, and nothing that a command could take for an option.
 _BAD_REF = re.compile(r"(^[-/.])|(\.\.)|(//)|(/\.)|(@\{)|([~^:?*\[\\])|((\.|/|\.lock)$)")
@@ -146,7 +166,7 @@ class Repository:
     def of_url(cls, url: str) -> Self:
         """From an address: host in lower case, default port, ``.git`` in any case and credentials dropped.
 
-        GitHub and GitLab do not tell upper from lower case in names, so neither does their identity.
+        GitHub, GitLab and DOIs do not tell upper from lower case in names, so neither does their identity.
         Raises `BadLink` where the text is no URL.
         """
         try:
@@ -167,7 +187,7 @@ class Repository:
         path = "".join(f"/{segment}" for segment in segments)
         while (shorter := re.sub(r"(\.git|/)$", "", path, flags=re.IGNORECASE)) != path:
             path = shorter
-        if host in {"github.com", "gitlab.com", "www.github.com"}:
+        if host in {"github.com", "gitlab.com", "www.github.com", "gist.github.com", "doi.org"}:
             host, path = host.removeprefix("www."), path.lower()
         return cls(urlunsplit((parts.scheme.lower(), host, path, "", "")))
 
@@ -189,6 +209,31 @@ class Repository:
     def counted_as(self) -> tuple[str, str]:
         """All that a ``url`` of the same ``key`` can be, in lower case."""
         return f"https://{self.key}", f"http://{self.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedRef:
+    """A repository and an immutable version of it. What is resolved is exactly what is fetched."""
+
+    repository: Repository
+    spec: RepoSpec
+    fetch_url: str
+    """Where a commit is fetched from; of a record ``SOURCE+https://…``, the address where exactly this version of it is listed."""
+    version: str
+    """The commit's full SHA, in lower case; of a record its version and a digest of the list of its files."""
+    page: str = ""
+    """Where people read about it, if that is not the repository's address. Not stored, like what follows."""
+    title: str = ""
+    license: str = ""
+
+    @property
+    def is_commit(self) -> bool:
+        """Whether it is a commit of a git repository, and no record."""
+        return self.fetch_url.startswith(("https://", "http://"))
+
+    @property
+    def short_version(self) -> str:
+        return self.version[:10] if self.is_commit else self.version.rpartition("-")[0]
 
 
 def safe_urlpath(urlpath: str) -> str:

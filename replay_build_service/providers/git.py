@@ -18,39 +18,33 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import logging
 import re
 import time
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Generic, Self, TypeVar
+from typing import Self
 from urllib.parse import urlsplit
 
 from cachetools import LRUCache, TTLCache
 
 from replay_build_service.domain import ResolvedRef
-from replay_build_service.errors import RefNotFound, ReplayError, SourceFault
+from replay_build_service.errors import RefNotFound
 from replay_build_service.git import FULL_SHA, LIST_TIMEOUT, RemoteCommit, RemoteRefs, find_commit, list_refs
 from replay_build_service.links import Repository, RepoSpec
 from replay_build_service.outgoing import OutgoingRules, Resolver, admit, resolve_host
+from replay_build_service.providers.flights import DOUBT_AFTER, MAX_ASKED_AT_ONCE, SingleFlight
 
 __all__ = ["GitProvider"]
 
-logger = logging.getLogger(__name__)
-
 REFS_KEPT = 60.0
 """Seconds for which a repository's refs are believed: a branch may move at any moment, and people push and click."""
-DOUBT_AFTER = 2.0
-"""Seconds for which an error is believed, and the age of a list of refs from which a ref that it lacks is asked for again."""
 MISSING_KEPT = 5.0
 """Seconds for which the answer is kept that a list of refs lacks a ref. With a new list it is looked for anew."""
 MAX_REFS_KEPT = 250_000
 """Names of refs in memory, over all repositories; about 80 MB."""
 MAX_COMMITS_KEPT = 10_000
-MAX_ASKED_AT_ONCE = 50
-"""git processes at one time; more wait."""
 NEAREST = 5
 
 _SHORT_SHA = re.compile(r"[0-9a-f]{7,63}")
@@ -61,61 +55,6 @@ _MAX_COMPARED = 50
 _LONGEST_COMPARED = 80
 """Letters of a name that is compared: how long it takes grows with their square."""
 _ALIKE = 0.6
-
-_Key = TypeVar("_Key")
-_Value = TypeVar("_Value")
-
-
-class _SingleFlight(Generic[_Key, _Value]):
-    """One request for all who ask the same at the same time; nobody's leaving ends it for the others."""
-
-    def __init__(
-        self,
-        ask: Callable[[_Key], Awaitable[_Value]],
-        tasks: asyncio.TaskGroup,
-        limit: asyncio.Semaphore,
-        clock: Callable[[], float],
-    ) -> None:
-        self._ask = ask
-        self._tasks = tasks
-        self._limit = limit
-        self._flights: dict[_Key, asyncio.Task[_Value | Exception]] = {}
-        self._errors: TTLCache[_Key, Exception] = TTLCache(1_000, DOUBT_AFTER, clock)
-
-    async def get(self, key: _Key) -> _Value:
-        """The answer. Raises what asking raised, and `SourceFault` where the service ends before there is one."""
-        answer = self._errors.get(key)
-        if answer is None:
-            flight = self._flights.get(key) or self._start(key)
-            await asyncio.wait({flight})
-            if flight.cancelled():
-                raise SourceFault("Replay is being restarted. Try again in a moment.")
-            answer = flight.result()
-        if isinstance(answer, Exception):
-            raise answer.with_traceback(None)
-        return answer
-
-    def _start(self, key: _Key) -> asyncio.Task[_Value | Exception]:
-        asking = self._outcome(key)
-        try:
-            flight = self._tasks.create_task(asking)
-        except RuntimeError as error:  # the group has ended, or is about to
-            asking.close()
-            raise SourceFault("Replay is being restarted. Try again in a moment.") from error
-        self._flights[key] = flight
-        flight.add_done_callback(lambda _: self._flights.pop(key, None))
-        return flight
-
-    async def _outcome(self, key: _Key) -> _Value | Exception:
-        # An exception that left this task would end the whole group, so it is a result like any other.
-        try:
-            async with self._limit:
-                return await self._ask(key)
-        except Exception as error:
-            if not isinstance(error, ReplayError):
-                logger.exception("asking for %r failed", key)
-            self._errors[key] = error
-            return error
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +127,8 @@ class GitProvider:
         self._commits: LRUCache[tuple[_Address, str], RemoteCommit] = LRUCache(MAX_COMMITS_KEPT)
         self._missing: TTLCache[tuple[_Address, float, str], RefNotFound] = TTLCache(1_000, MISSING_KEPT, clock)
         limit = asyncio.Semaphore(MAX_ASKED_AT_ONCE)
-        self._listing_flights = _SingleFlight(self._ask_listing, tasks, limit, clock)
-        self._commit_flights = _SingleFlight(self._ask_commit, tasks, limit, clock)
+        self._listing_flights = SingleFlight(self._ask_listing, tasks, limit, clock)
+        self._commit_flights = SingleFlight(self._ask_commit, tasks, limit, clock)
 
     @property
     def name(self) -> str:

@@ -43,7 +43,7 @@ def test_a_link_is_read(link: str, provider: str, locator: str, ref: str) -> Non
     ("link", "says"),
     [
         ("", "no provider"),
-        ("svn/o/r/HEAD", "gh, git"),
+        ("svn/o/r/HEAD", "ckan, dataverse, doi, figshare, gh, gist, git, gl"),
         ("gh", "names no repository"),
         ("gh/o", "names no repository"),
         ("gh//r/HEAD", "names no repository"),

@@ -404,7 +404,7 @@ HUB_PAGE = {
 }
 HUB_PAGES: dict[str, tuple[str, dict[str, Any]]] = {
     "link": ("replay_link.html", {"preview": LinkPreview.of("gh/ada/rainfall/main")}),
-    "link with a problem": ("replay_link.html", {"preview": LinkPreview.of("gl/ada/rainfall/main")}),
+    "link with a problem": ("replay_link.html", {"preview": LinkPreview.of("svn/ada/rainfall/main")}),
     "hostile link": (
         "replay_link.html",
         {"preview": LinkPreview(repository=ATTACK, ref=ATTACK, spec=ATTACK), "login_url": ATTACK},
@@ -775,7 +775,7 @@ def test_someone_who_is_not_logged_in_sees_what_the_link_means_and_one_button() 
 
 def test_a_link_with_a_problem_offers_no_login() -> None:
     page = Page(hub_html_of("link with a problem"))
-    assert "There is no provider “gl” here." in page.text
+    assert "There is no provider “svn” here." in page.text
     assert [link["class"] for link in page.all("a")] == ["brand"]
 
 

@@ -1,0 +1,74 @@
+"""How every archive of records resolves: from a spec to a version of a record, pinned with a digest over its files.
+
+What differs between archives is in `replay_build_service.sources`; one file here per provider says which. A version and a digest that a link
+pins are compared with what the archive lists, so that a link to “exactly this version” never opens anything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from cachetools import TTLCache
+
+from replay_build_service.domain import ResolvedRef
+from replay_build_service.errors import RefNotFound, RepositoryNotFound
+from replay_build_service.links import Repository, RepoSpec
+from replay_build_service.providers.context import ProviderContext
+from replay_build_service.providers.flights import MAX_ASKED_AT_ONCE, SingleFlight
+from replay_build_service.sources.base import Record, RecordSource, split_pin
+
+__all__ = ["NEWEST_KEPT", "VERSION_KEPT", "RecordProvider"]
+
+NEWEST_KEPT = 60.0
+"""Seconds for which the newest version of a record is believed to be that."""
+VERSION_KEPT = 3600.0
+"""Seconds for which a version's list of files is kept. Archives change one seldom, and whoever fetches compares."""
+_MAX_KEPT = 2_000
+
+_Key = tuple[str, str | None]
+
+
+class RecordProvider:
+    """Resolves specs of one archive."""
+
+    def __init__(self, source: RecordSource, context: ProviderContext) -> None:
+        self._source = source
+        self._ask = context.ask
+        self._newest: TTLCache[_Key, Record] = TTLCache(_MAX_KEPT, NEWEST_KEPT, context.clock)
+        self._versions: TTLCache[_Key, Record] = TTLCache(_MAX_KEPT, VERSION_KEPT, context.clock)
+        limit = asyncio.Semaphore(MAX_ASKED_AT_ONCE)
+        self._flights = SingleFlight(self._asked, context.tasks, limit, context.clock)
+
+    @property
+    def name(self) -> str:
+        """As it stands in links."""
+        return self._source.name
+
+    async def resolve(self, spec: RepoSpec) -> ResolvedRef:
+        """See `RepoProvider.resolve`."""
+        version, digest = split_pin(spec.ref)
+        record = await self._find((spec.locator, version))
+        if digest is not None and digest != record.digest:
+            raise RefNotFound(
+                f"The files of {Repository.of_url(record.identity).short}, version {version}, have changed since this link was made, so "
+                "what it meant is not there any more. Open the version as it is now.",
+                (record.pinned,),
+            )
+        if not record.files and not record.content:
+            raise RepositoryNotFound(f"{Repository.of_url(record.identity).short} has no files to run.")
+        repository = Repository.of_url(record.identity)
+        return ResolvedRef(
+            repository, spec, record.fetch_url, record.pinned, record.page, record.title[:300], record.license[:100]
+        )
+
+    async def _find(self, key: _Key) -> Record:
+        kept = (self._newest if key[1] is None else self._versions).get(key)
+        return await self._flights.get(key) if kept is None else kept
+
+    async def _asked(self, key: _Key) -> Record:
+        locator, version = key
+        record = await self._source.find(self._ask, locator, version)
+        self._versions[locator, record.version] = record
+        if version is None:
+            self._newest[key] = record
+        return record
