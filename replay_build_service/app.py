@@ -48,6 +48,7 @@ from replay_build_service.policy_command import (
     run_policy,
 )
 from replay_build_service.settings import ServiceSettings
+from replay_build_service.sources.asking import Asker
 from replay_build_service.web import MOST_BODY_BYTES, Site, encode_event, make_application, make_templates
 from replay_build_service.web.auth import RateLimit, StatelessHubOAuth
 
@@ -234,10 +235,11 @@ class ReplayBuildService(ServiceSettings):
             store = Store(await resources.enter_async_context(open_database(self.database_url, self.upgrade_command)))
             hub = await resources.enter_async_context(HubClient(os.environ["JUPYTERHUB_API_URL"], api_token))
             builder = await make_builder(self, state, resources)
+            ask = await resources.enter_async_context(Asker(outgoing_rules(self)))
             self._serve_metrics(resources)
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    await self._serve_until(stop, state, store, hub, builder, policies, tasks)
+                    await self._serve_until(stop, state, store, hub, builder, policies, tasks, ask)
                     raise _Stopping
             except* _Stopping:
                 self.log.info("Ended")
@@ -274,12 +276,13 @@ class ReplayBuildService(ServiceSettings):
         builder: Builder,
         policies: PolicySet,
         tasks: asyncio.TaskGroup,
+        ask: Asker,
     ) -> None:
         address = urlsplit(os.environ["JUPYTERHUB_SERVICE_URL"])
         host, port = address.hostname or "127.0.0.1", address.port or 80
         feed = EventFeed(store, encode_event, tasks)
         builds = Builds(store, builder, feed, tasks, f"{socket.gethostname()}:{port}", at_once=self.builds_at_once)
-        providers = make_providers(self, tasks)
+        providers = make_providers(self, tasks, ask)
         permissions = Permissions(policies, store, store, make_features(self))
         launches = Launches(store, providers, builds, hub, permissions, feed, tasks)
         managing = make_managing(self, store, hub, builds, policies, feed, providers)

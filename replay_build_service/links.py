@@ -232,6 +232,11 @@ class ResolvedRef:
         return self.fetch_url.startswith(("https://", "http://"))
 
     @property
+    def asked_for(self) -> str:
+        """The ref that the link has, where that is another than the version; of a record nothing."""
+        return self.spec.ref if self.is_commit and self.spec.ref != self.version else ""
+
+    @property
     def short_version(self) -> str:
         return self.version[:10] if self.is_commit else self.version.rpartition("-")[0]
 

@@ -49,7 +49,8 @@ _UrlPath = Annotated[str, _no_longer_than(MAX_URLPATH_LENGTH)]
 _Name = Annotated[str, _no_longer_than(255)]
 """Of a person, a group, a server or a virtual organisation, as long as JupyterHub keeps one."""
 _LaunchText = Annotated[str, _no_longer_than(64)]
-_Commit = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})$")]
+_Version = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
+"""A commit's full SHA, or a record's version; which of them it has to be depends on the link."""
 
 
 class _Frozen(BaseModel):
@@ -150,7 +151,7 @@ class LaunchPlan(_Frozen):
     repository: str
     """The canonical address of the repository."""
     version: str
-    """The commit."""
+    """The commit, or the version of a record."""
     link: str
     """Path of the link that made it: ``/v2/…``."""
     urlpath: str = ""
@@ -305,7 +306,7 @@ class LaunchRequest(_Frozen):
     repo: _Repo
     vo: _Name | None = None
     urlpath: _UrlPath = ""
-    version: _Commit | None = None
+    version: _Version | None = None
     server_name: Annotated[str, AfterValidator(_unnamed)] = ""
     """Empty: a person's own server, the only one that Replay starts."""
     features: Annotated[tuple[_Name, ...], Field(max_length=MOST_FEATURES)] = ()

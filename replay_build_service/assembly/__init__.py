@@ -3,7 +3,6 @@
 Whatever an administrator has set that cannot work is told here, at the start, as `UnusableSettings`.
 """
 
-import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import cast
@@ -11,11 +10,9 @@ from typing import cast
 from replay_build_service.assembly.common import UnusableSettings, credentials_of, outgoing_rules, split_registry
 from replay_build_service.assembly.docker import make_docker_builder
 from replay_build_service.assembly.policies import make_policies, session_resources
+from replay_build_service.assembly.providers import make_providers
 from replay_build_service.builders.base import Builder
 from replay_build_service.builders.venv.builder import VenvBuilder, VenvBuilderSettings, running_version
-from replay_build_service.providers.base import RepoProvider
-from replay_build_service.providers.gh import GitHubProvider
-from replay_build_service.providers.git import GitProvider
 from replay_build_service.settings import ServiceSettings
 
 __all__ = [
@@ -44,13 +41,6 @@ NOTICES = {
     "kubernetes": (),
 }
 """What people should know of how a builder's sessions run, before they agree."""
-
-
-def make_providers(settings: ServiceSettings, tasks: asyncio.TaskGroup) -> dict[str, RepoProvider]:
-    """The providers, by the name that links have for them."""
-    rules = outgoing_rules(settings)
-    found: list[RepoProvider] = [GitProvider(rules, tasks), GitHubProvider(rules, tasks)]
-    return {provider.name: provider for provider in found}
 
 
 async def make_builder(settings: ServiceSettings, state: Path, resources: AsyncExitStack) -> Builder:

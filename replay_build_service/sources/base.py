@@ -58,6 +58,8 @@ class Record:
     license: str = ""
     content: str = ""
     """What identifies the content as a whole, where the archive has such a thing and no list of files (an SWHID)."""
+    notes: Sequence[str] = ()
+    """Sentences for the person: what of the record is left out, and why."""
 
     def __post_init__(self) -> None:
         if not _VERSION.fullmatch(self.version):

@@ -55,7 +55,7 @@ class _RecordModel(BaseModel):
 class Zenodo:
     """`RecordSource` of Zenodo. ``origins``: where the records are whose DOIs begin so."""
 
-    origins: Mapping[str, str] = field(default=_ORIGINS)
+    origins: Mapping[str, str] = field(default_factory=lambda: _ORIGINS)
 
     @property
     def name(self) -> str:

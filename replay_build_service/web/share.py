@@ -32,4 +32,6 @@ def share_links(origin: str, resolved: ResolvedRef, urlpath: str) -> tuple[Share
             html=f'<a href="{url.replace("&", "&amp;")}"><img src="{badge}" alt="Replay"></a>',
         )
 
+    if not resolved.is_commit:
+        return share("this record", resolved.spec.ref), share("exactly this version", resolved.version)
     return share("this branch", resolved.spec.ref), share("exactly this commit", resolved.version)

@@ -21,8 +21,6 @@ from replay_build_service.domain import (
     ImageName,
     LaunchId,
     Phase,
-    Repository,
-    RepoSpec,
     ResolvedRef,
     RunnableImage,
     Server,
@@ -32,6 +30,7 @@ from replay_build_service.domain import (
 from replay_build_service.errors import NotFound, ReplayError
 from replay_build_service.events import EventFeed
 from replay_build_service.launches import Launches
+from replay_build_service.links import Repository, RepoSpec
 from replay_build_service.permissions import Permissions
 from replay_build_service.policies import PolicySet
 from replay_build_service.policy_values import Feature, Resources, VOPolicy
@@ -252,8 +251,12 @@ class FakeProvider:
 
     def __init__(self) -> None:
         self.branches: dict[str, str] = {"HEAD": "a" * 40}
+        self.fault: ReplayError | None = None
+        """What it says of everything."""
 
     async def resolve(self, spec: RepoSpec) -> ResolvedRef:
+        if self.fault is not None:
+            raise self.fault
         version = spec.ref if len(spec.ref) == 40 else self.branches.get(spec.ref)
         if version is None:
             raise NotFound(f"There is no “{spec.ref}”.")

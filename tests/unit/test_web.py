@@ -206,7 +206,7 @@ async def test_a_service_without_a_token_opens_its_door_to_nobody(
         ({"repo": "x" * 2001}, "repo: This is too long: 2001 characters, and at most 2000 are read."),
         ({"urlpath": "x" * 2001}, "urlpath: This is too long: 2001 characters, and at most 2000 are read."),
         ({"vo": "x" * 256}, "vo: This is too long: 256 characters, and at most 255 are read."),
-        ({"version": "main"}, "version: String should match pattern"),
+        ({"version": "no version"}, "version: String should match pattern"),
         ({"version": "a" * 40 + "\n"}, "version: String should match pattern"),
     ],
 )
