@@ -141,18 +141,42 @@ c.JupyterHub.load_roles.append({{
         clean = {
             name: value for name, value in os.environ.items() if not name.startswith(("REPLAY_", "JUPYTER", "OAUTH"))
         }
-        with (self.folder / "hub.log").open("ab") as log:
+        environment = clean | self.environment | {f"REPLAY_{name}": value for name, value in settings.items()}
+        for may_be_slow in (True, True, False):
+            if self._started(config, environment, may_be_slow=may_be_slow):
+                return
+
+    def _started(self, config: Path, environment: Mapping[str, str], *, may_be_slow: bool) -> bool:
+        """False where JupyterHub gave up waiting for the service: ten seconds are all it waits, which a busy machine may need."""
+        log_file = self.folder / "hub.log"
+        begins = log_file.stat().st_size if log_file.exists() else 0
+        with log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "jupyterhub", "-f", str(config)],
                 cwd=self.folder,
-                env=clean | self.environment | {f"REPLAY_{name}": value for name, value in settings.items()},
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        for address in (f"{self.url}/hub/health", f"{self.url}/services/replay/health"):
-            self.until_it_answers(address)
+        try:
+            for address in (f"{self.url}/hub/health", f"{self.url}/services/replay/health"):
+                self.until_it_answers(address)
+        except AssertionError:
+            with log_file.open("rb") as log:
+                log.seek(begins)
+                gave_up = b"Cannot connect to replay service" in log.read()
+            if not (gave_up and may_be_slow):
+                raise
+            print("This machine is so busy that the service took more than the hub's ten seconds to start: once more.")
+            self.stop()
+            for process in self.processes():
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+                    process.wait(10)
+            return False
+        return True
 
     def until_it_answers(self, address: str) -> None:
         until_it_answers(address, self._process, self.folder / "hub.log")
