@@ -19,6 +19,8 @@ Settings come from the environment, all optional but the first two:
     REPLAY_TOKEN_SCOPES, REPLAY_TOKEN_AUDIENCE               what those are good for, scopes by commas
     REPLAY_TOKEN_REVOKE              1                       0: those are not given back when sessions end
     REPLAY_ALLOWED_HOSTS             public forges           hosts that repositories may come from, by commas
+    REPLAY_ARCHIVE_HOSTS             public archives         the same for records; none where only the line above is set
+    REPLAY_GITLAB_HOSTS                                      GitLabs beside gitlab.com, by commas
     REPLAY_EXEMPT_ORIGINS                                    origins asked although private or not HTTPS, by commas
     REPLAY_BUILDER                   venv                    docker: builds and sessions are containers of an engine;
                                                              kubernetes: they are pods
@@ -270,6 +272,10 @@ for name in ("cpu_guarantee", "cpu_limit"):
         setattr(c.ReplayBuildService, name, float(cores))
 if hosts := listed("ALLOWED_HOSTS"):
     c.ReplayBuildService.allowed_hosts = hosts
+# Who lists hosts means these and no others.
+if hosts or listed("ARCHIVE_HOSTS"):
+    c.ReplayBuildService.archive_hosts = listed("ARCHIVE_HOSTS")
+c.ReplayBuildService.gitlab_hosts = listed("GITLAB_HOSTS")
 c.ReplayBuildService.exempt_origins = listed("EXEMPT_ORIGINS")
 c.ReplayBuildService.builder = builder
 c.ReplayBuildService.python_downloads = setting("PYTHON_DOWNLOADS", "0") == "1"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jupyterhub
 
-from benchmarks import cluster, containers, demo_start, launch, watchers
+from benchmarks import cluster, containers, demo_start, launch, pasting, resolving, watchers
 from tests.requirements import missing
 
 MEASUREMENTS: dict[str, Callable[[Path, int], str]] = {
@@ -20,6 +20,8 @@ MEASUREMENTS: dict[str, Callable[[Path, int], str]] = {
     "builds": containers.measure_builds,
     "container-launch": containers.measure_launch,
     "output": containers.measure_output,
+    "pasting": pasting.measure,
+    "resolving": resolving.measure,
     "cluster": cluster.measure,
 }
 NEEDS = {"cluster": "cluster"}

@@ -29,6 +29,7 @@ from replay_build_service.assembly import (
 )
 from replay_build_service.assembly.features import make_features
 from replay_build_service.assembly.managing import make_managing
+from replay_build_service.assembly.providers import installed_providers
 from replay_build_service.builders.base import Builder
 from replay_build_service.builds import Builds
 from replay_build_service.db import Store, UnusableDatabase, open_database, shown_url, upgrade
@@ -38,6 +39,7 @@ from replay_build_service.hub import HubClient
 from replay_build_service.kept_secrets import UnusableSecret, kept_secret
 from replay_build_service.launches import Launches
 from replay_build_service.managing import Managing
+from replay_build_service.pasted_links import PastedLinks
 from replay_build_service.permissions import Permissions
 from replay_build_service.policies import PolicySet
 from replay_build_service.policy_command import (
@@ -210,6 +212,7 @@ class ReplayBuildService(ServiceSettings):
         outgoing_rules(self)  # Before anything else is begun.
         policies = make_policies(self)
         make_features(self)
+        installed_providers()
         logging.getLogger().setLevel(self.log_level)
         logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=self.log_level)
         for chatty in ("httpx", "httpcore", "aiosqlite", "alembic", "asyncio"):
@@ -235,7 +238,7 @@ class ReplayBuildService(ServiceSettings):
             store = Store(await resources.enter_async_context(open_database(self.database_url, self.upgrade_command)))
             hub = await resources.enter_async_context(HubClient(os.environ["JUPYTERHUB_API_URL"], api_token))
             builder = await make_builder(self, state, resources)
-            ask = await resources.enter_async_context(Asker(outgoing_rules(self)))
+            ask = await resources.enter_async_context(Asker(outgoing_rules(self).for_archives()))
             self._serve_metrics(resources)
             try:
                 async with asyncio.TaskGroup() as tasks:
@@ -282,11 +285,15 @@ class ReplayBuildService(ServiceSettings):
         host, port = address.hostname or "127.0.0.1", address.port or 80
         feed = EventFeed(store, encode_event, tasks)
         builds = Builds(store, builder, feed, tasks, f"{socket.gethostname()}:{port}", at_once=self.builds_at_once)
-        providers = make_providers(self, tasks, ask)
+        try:
+            providers = make_providers(self, tasks, ask)
+        except UnusableSettings as error:
+            sys.exit(str(error))  # The group of tasks would wrap any other exception.
         permissions = Permissions(policies, store, store, make_features(self))
         launches = Launches(store, providers, builds, hub, permissions, feed, tasks)
         managing = make_managing(self, store, hub, builds, policies, feed, providers)
-        site = self._make_site(state, store, feed, builds, launches, managing, hub)
+        pasted = PastedLinks(providers, policies)
+        site = self._make_site(state, store, feed, builds, launches, pasted, managing, hub)
         application = make_application(site, kept_secret(state / "cookie_secret"))
         server = HTTPServer(application, xheaders=True, max_body_size=MOST_BODY_BYTES, max_buffer_size=1024 * 1024)
         await builds.recover()
@@ -309,6 +316,7 @@ class ReplayBuildService(ServiceSettings):
         feed: EventFeed,
         builds: Builds,
         launches: Launches,
+        pasted: PastedLinks,
         managing: Managing,
         hub: HubClient,
     ) -> Site:
@@ -319,6 +327,7 @@ class ReplayBuildService(ServiceSettings):
         hub_auth.set_secret(kept_secret(state / "cookie_secret"))
         return Site(
             launches=launches,
+            pasted=pasted,
             builds=builds,
             managing=managing,
             store=store,

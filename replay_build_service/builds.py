@@ -109,6 +109,11 @@ class Builds:
         self._slots_changed = asyncio.Event()
         """Replaced each time, so that all who wait for a slot look again."""
 
+    @property
+    def builder(self) -> str:
+        """The name of what makes images here: it cannot run another's."""
+        return self._builder.recipe.builder
+
     def name_of(self, resolved: ResolvedRef) -> ImageName:
         """The image that this ref and the present recipe make."""
         return ImageName.of(resolved, self._builder.recipe)

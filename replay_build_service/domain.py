@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NewType, Self
 
+from replay_build_service.errors import RepositoryNotFound, SourceFault
 from replay_build_service.links import ResolvedRef as ResolvedRef
 from replay_build_service.policy_values import Offer, VOPolicy
 
@@ -357,6 +358,19 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
+class Unanswered:
+    """That a link's source did not answer, so that it is taken as it was understood last."""
+
+    error: RepositoryNotFound | SourceFault
+    """Gone, by the source's own word, or only not to be had now."""
+    last_at: datetime
+
+    @property
+    def is_gone(self) -> bool:
+        return isinstance(self.error, RepositoryNotFound)
+
+
+@dataclass(frozen=True, slots=True)
 class Consent:
     """All that a person is shown before they agree."""
 
@@ -372,6 +386,8 @@ class Consent:
     """The server that runs, or the launch on its way, is of this very image."""
     chosen: str = ""
     """The VO that the person launched for last, where they may still."""
+    unanswered: Unanswered | None = None
+    """Where the source did not say what the link means now."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,9 @@ class UnknownProvider(BadLink):
 class NotFound(ReplayError):
     """What was named does not exist, or must look to this person as if it did not."""
 
+    elsewhere: str = ""
+    """What follows ``/v2/`` in a link to the same in another place, where one is known."""
+
 
 class RepositoryNotFound(NotFound):
     """The repository is gone, private or empty."""

@@ -5,7 +5,6 @@ died goes on with its launches where it left off.
 """
 
 import asyncio
-import dataclasses
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -19,7 +18,6 @@ from replay_build_service.domain import (
     NO_NAMED_SERVERS,
     BuildId,
     Consent,
-    ImageName,
     Launch,
     LaunchId,
     LaunchState,
@@ -27,7 +25,6 @@ from replay_build_service.domain import (
     Person,
     Phase,
     Planned,
-    ResolvedRef,
     RunnableImage,
     Server,
     ServerStatus,
@@ -35,13 +32,14 @@ from replay_build_service.domain import (
     launch_stream,
 )
 from replay_build_service.endings import Endings, EndingStore
-from replay_build_service.errors import BadLink, Conflict, LimitReached, NotFound, ReplayError, UnknownProvider
+from replay_build_service.errors import BadLink, Conflict, LimitReached, NotFound, ReplayError
 from replay_build_service.events import EventFeed
 from replay_build_service.lifetimes import Lifetimes, LifetimeStore
 from replay_build_service.links import RepoSpec, safe_urlpath
 from replay_build_service.permissions import Permissions, Permit
 from replay_build_service.policy_values import Ceilings, Limited, Resources
 from replay_build_service.providers.base import RepoProvider
+from replay_build_service.resolving import Meaning, Resolving, ResolvingStore
 from replay_build_service.starts import STILL_STARTING, Hub, Starts, StartStore, is_of, phase_event
 
 log = logging.getLogger(__name__)
@@ -54,7 +52,7 @@ FRESH = timedelta(minutes=10)
 RETRY_SECONDS = 5.0
 
 
-class LaunchStore(StartStore, LifetimeStore, EndingStore, Protocol):
+class LaunchStore(StartStore, LifetimeStore, EndingStore, ResolvingStore, Protocol):
     """What launches ask of the database; see `replay_build_service.db.Store`."""
 
     async def create_launch(self, launch: Launch, ceilings: Ceilings = ...) -> Launch: ...
@@ -95,7 +93,6 @@ class Launches:
         tasks: asyncio.TaskGroup,
     ) -> None:
         self._store = store
-        self._providers = providers
         self._builds = builds
         self._hub = hub
         self.permissions = permissions
@@ -103,25 +100,26 @@ class Launches:
         self._tasks = tasks
         self._starts = Starts(store, hub, feed, builds.doubt)
         self._awaiting = Awaiting(store, builds, feed)
+        self.resolving = Resolving(store, providers, builds)
         self.lifetimes = Lifetimes(store, hub, feed)
         self.endings = Endings(store)
 
     async def consent(self, person: Person, repo: str, server_name: str = "") -> Consent:
         """What would run, for the page that asks. Starts nothing and stores nothing."""
         self.permissions.policies.permitted(person)
-        resolved = await self._resolve(RepoSpec.parse(repo))
-        name = self._builds.name_of(resolved)
-        offers, chosen = await self.permissions.offers(person, resolved.repository)
+        meant = await self.resolving.offered(RepoSpec.parse(repo))
+        offers, chosen = await self.permissions.offers(person, meant.resolved.repository)
         holder, server = await self.standing(person, server_name)
         return Consent(
-            resolved=resolved,
+            resolved=meant.resolved,
             offers=offers,
             chosen=chosen,
-            is_built=await self._builds.find(name) is not None,
+            is_built=await self._builds.find(meant.image_name) is not None,
             usual_seconds=await self._store.usual_build_seconds(),
             server=server,
             holder=holder,
-            same_image=holder is not None and holder.image_name == name,
+            same_image=holder is not None and holder.image_name == meant.image_name,
+            unanswered=meant.unanswered,
         )
 
     async def standing(self, person: Person, server_name: str = "") -> tuple[Launch | None, Server]:
@@ -143,17 +141,18 @@ class Launches:
         The launch that comes back may be one that was on its way already, or one that must be chosen (`LaunchState.CHOOSING`).
         Raises `BadLink`, `NotPermitted`, `TermsNotAgreed`, `LimitReached`, `NotFound` and whatever the provider raises.
         """
-        resolved, permit = await self._permitted(person, wish)
-        name = self._builds.name_of(resolved)
+        meant, permit = await self._permitted(person, wish)
         # Neither needs the other, and the person waits.
-        (holder, server), image = await asyncio.gather(self.standing(person, wish.server_name), self._builds.find(name))
+        (holder, server), image = await asyncio.gather(
+            self.standing(person, wish.server_name), self._builds.find(meant.image_name)
+        )
         is_stopping = server.status is ServerStatus.STOPPING
         if is_stopping and holder is not None:
             # What is on its way out asks for no choice: this launch waits for that.
             await self._end(holder.id, {LaunchState.RUNNING}, "The session has ended.")
         is_free = is_stopping or server.status is ServerStatus.ABSENT or holder is not None
         state = LaunchState.STARTING if image else LaunchState.BUILDING
-        launch = _launch(person, wish, resolved, name, permit, state if is_free else LaunchState.CHOOSING, image)
+        launch = _launch(person, wish, meant, permit, state if is_free else LaunchState.CHOOSING, image)
         stored = await self._create(launch, permit.ceilings)
         await self.permissions.remember(person, stored.vo)
         if stored.id == launch.id and stored.state is not LaunchState.CHOOSING:
@@ -162,15 +161,14 @@ class Launches:
 
     async def create_now(self, person: Person, wish: Wish) -> Planned:
         """For a spawn that names a repository itself: only where the image is built and the server is free."""
-        resolved, permit = await self._permitted(person, wish)
-        name = self._builds.name_of(resolved)
-        image = await self._builds.find(name)
+        meant, permit = await self._permitted(person, wish)
+        image = await self._builds.find(meant.image_name)
         if image is None:
             raise Conflict(
                 "This repository is not built yet, and a server cannot wait for that. "
                 "Open its link, or POST it to the Replay service's api/launches and follow the launch."
             )
-        launch = _launch(person, wish, resolved, name, permit, LaunchState.STARTING, image)
+        launch = _launch(person, wish, meant, permit, LaunchState.STARTING, image)
         holder = await self._store.holder(person.name, wish.server_name)
         if holder is not None and holder.state is LaunchState.RUNNING:
             # The hub starts a server, so the one on our record has ended.
@@ -271,14 +269,14 @@ class Launches:
         for launch in await self._store.launches_in({LaunchState.BUILDING, LaunchState.STARTING}):
             self._see_to(launch, partial(self._go_on, launch))
 
-    async def _permitted(self, person: Person, wish: Wish) -> tuple[ResolvedRef, Permit]:
+    async def _permitted(self, person: Person, wish: Wish) -> tuple[Meaning, Permit]:
         """What is meant, where the person may run that: all but the limits, which are counted when it is stored."""
         if wish.server_name:
             raise BadLink(NO_NAMED_SERVERS)
         policy = self.permissions.policies.choose(person, wish.vo)
         safe_urlpath(wish.urlpath)
-        resolved = await self._resolve_wish(wish)
-        return resolved, await self.permissions.permit(person, wish, policy, resolved.repository)
+        meant = await self.resolving.agreed(wish)
+        return meant, await self.permissions.permit(person, wish, policy, meant.resolved.repository)
 
     async def _create(self, launch: Launch, ceilings: Ceilings) -> Launch:
         return await self._within(launch, lambda: self._store.create_launch(launch, ceilings))
@@ -352,18 +350,6 @@ class Launches:
             server = None
         await self._starts.start(launch, server)
 
-    async def _resolve_wish(self, wish: Wish) -> ResolvedRef:
-        spec = RepoSpec.parse(wish.repo)
-        if wish.version is None or wish.version == spec.ref:
-            return await self._resolve(spec)
-        return dataclasses.replace(await self._resolve(spec.pinned_to(wish.version)), spec=spec)
-
-    async def _resolve(self, spec: RepoSpec) -> ResolvedRef:
-        provider = self._providers.get(spec.provider)
-        if provider is None:
-            raise UnknownProvider(f"There is no provider “{spec.provider}” here.")
-        return await provider.resolve(spec)
-
     async def _end(self, launch_id: LaunchId, allowed_from: Collection[LaunchState], text: str) -> bool:
         event = phase_event(Phase.FAILED, text)
         has_ended = await self._store.move_launch(launch_id, allowed_from, LaunchState.ENDED, event=event)
@@ -378,8 +364,7 @@ class Launches:
 def _launch(
     person: Person,
     wish: Wish,
-    resolved: ResolvedRef,
-    name: ImageName,
+    meant: Meaning,
     permit: Permit,
     state: LaunchState,
     image: RunnableImage | None,
@@ -388,8 +373,8 @@ def _launch(
         id=LaunchId(secrets.token_hex(16)),
         user=person.name,
         server_name=wish.server_name,
-        resolved=resolved,
-        image_name=name,
+        resolved=meant.resolved,
+        image_name=meant.image_name,
         vo=permit.policy.vo,
         urlpath=safe_urlpath(wish.urlpath),
         state=state,

@@ -166,7 +166,7 @@ class Repository:
     def of_url(cls, url: str) -> Self:
         """From an address: host in lower case, default port, ``.git`` in any case and credentials dropped.
 
-        GitHub, GitLab and DOIs do not tell upper from lower case in names, so neither does their identity.
+        GitHub, GitLab and DOIs do not tell upper from lower case in names, so neither does their identity. A gist is its ID.
         Raises `BadLink` where the text is no URL.
         """
         try:
@@ -189,6 +189,8 @@ class Repository:
             path = shorter
         if host in {"github.com", "gitlab.com", "www.github.com", "gist.github.com", "doi.org"}:
             host, path = host.removeprefix("www."), path.lower()
+        if host == "gist.github.com":  # Where the ID alone says which it is, whoever's name stands before that.
+            path = re.sub(r"^/[^/]+(?=/[0-9a-f]{5,64}$)", "", path)
         return cls(urlunsplit((parts.scheme.lower(), host, path, "", "")))
 
     @property

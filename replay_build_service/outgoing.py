@@ -20,7 +20,7 @@ import os
 import re
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Self, TypeAlias, cast
 from urllib.parse import urlsplit
@@ -29,6 +29,7 @@ from replay_build_service.errors import BadLink, OriginRefused, SourceFault
 
 __all__ = [
     "DEFAULT_ALLOWED_HOSTS",
+    "DEFAULT_ARCHIVE_HOSTS",
     "DEFAULT_PORTS",
     "Origin",
     "OutgoingRules",
@@ -54,6 +55,30 @@ DEFAULT_ALLOWED_HOSTS = frozenset(
     }
 )
 """Public forges that anybody can have a repository on. An administrator's own list replaces it."""
+
+DEFAULT_ARCHIVE_HOSTS = frozenset(
+    {
+        "api.figshare.com",
+        "api.osf.io",
+        "archive.softwareheritage.org",
+        "demo.ckan.org",
+        "doi.org",
+        "dvn-cloud.s3.amazonaws.com",
+        "files.osf.io",
+        "*.osf.io",
+        "ndownloader.figshare.com",
+        "osf.io",
+        "s3-eu-west-1.amazonaws.com",
+        "s3.hydroshare.org",
+        "sandbox.zenodo.org",
+        "storage.googleapis.com",
+        "swhvaultstorage.blob.core.windows.net",
+        "www.hydroshare.org",
+        "zenodo.org",
+    }
+)
+"""APIs of archives of records, and the storage that their downloads are redirected to (docs/archives.md has which is whose). Those of
+Dataverse's installations come from their own list. An administrator's own list replaces it."""
 
 RESOLVE_TIMEOUT = 10.0
 """Seconds that a name may take to resolve."""
@@ -127,9 +152,16 @@ class OutgoingRules:
     """A forward proxy for all but the exempt origins. It resolves names, so it is then the one that keeps to public addresses."""
     ca_file: str | None = None
     """PEM file of the certificate authorities to trust; ``None`` for the system's, or ``SSL_CERT_FILE``."""
+    submodules: bool = False
+    """Whether what a repository's own files name is asked for, too: its submodules, by the same rules."""
+    lfs_limit: int = 0
+    """Bytes of files in Git LFS that are asked for with a repository; 0 for none."""
+    archive_hosts: frozenset[str] = DEFAULT_ARCHIVE_HOSTS
+    """Spelled like ``allowed_hosts``: what may be asked beside these for records of archives, and never with git."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "allowed_hosts", frozenset(_host_rule(entry) for entry in self.allowed_hosts))
+        object.__setattr__(self, "archive_hosts", frozenset(_host_rule(entry) for entry in self.archive_hosts))
         object.__setattr__(self, "exempt_origins", frozenset(_exempt_origin(entry) for entry in self.exempt_origins))
 
     def is_exempt(self, origin: Origin) -> bool:
@@ -143,6 +175,10 @@ class OutgoingRules:
         below = ("*." + ".".join(labels[start:]) for start in range(1, len(labels)))
         return any(f"{name}{suffix}" in self.allowed_hosts for name in (host, *below))
 
+    def for_archives(self) -> Self:
+        """The same for what is asked of archives of records: their hosts, too."""
+        return replace(self, allowed_hosts=self.allowed_hosts | self.archive_hosts)
+
     def to_json(self) -> str:
         """For `from_json`, in another process."""
         return json.dumps(
@@ -151,6 +187,9 @@ class OutgoingRules:
                 "exempt_origins": sorted(self.exempt_origins),
                 "proxy": self.proxy,
                 "ca_file": self.ca_file,
+                "submodules": self.submodules,
+                "lfs_limit": self.lfs_limit,
+                "archive_hosts": sorted(self.archive_hosts),
             }
         )
 
@@ -164,6 +203,9 @@ class OutgoingRules:
                 frozenset(cast("list[str]", fields["exempt_origins"])),
                 cast("str | None", fields["proxy"]),
                 cast("str | None", fields["ca_file"]),
+                fields.get("submodules") is True,
+                int(fields.get("lfs_limit", 0)),
+                frozenset(cast("list[str]", fields["archive_hosts"])),
             )
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError("These are no outgoing rules.") from error

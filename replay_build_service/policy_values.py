@@ -146,6 +146,10 @@ def _refuse_what_names_none(spelled: str, host: str, path: str) -> None:
     if not path:
         raise BadLink(f"“{_shown(spelled)}” names no repository. For all that a host has, write {_shown(host)}/**.")
     parts = path.split("/")
+    if host == "gist.github.com" and len(parts) > 1:
+        raise BadLink(
+            f"“{_shown(spelled)}”: whose a gist is cannot be checked, so none can be named by its owner. Write gist.github.com/ID."
+        )
     if any("**" in part for part in (host, *parts[:-1])) or ("**" in parts[-1] and parts[-1] != "**"):
         raise BadLink(f"“{_shown(spelled)}”: ** stands for all that is below, as the last part: github.com/OWNER/**.")
     if host in {"github.com", "gitlab.com"} and len(parts) == 1 and parts[0] != "**":

@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from replay_build_service.domain import NO_NAMED_SERVERS, ImageConfiguration, Launch
 from replay_build_service.errors import BadLink
+from replay_build_service.installed import learn_installed_providers as learn_installed_providers
 from replay_build_service.links import MAX_SPEC_LENGTH, MAX_URLPATH_LENGTH, RepoSpec
 from replay_build_service.policy_values import Placement, Resources
 

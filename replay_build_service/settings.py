@@ -4,7 +4,8 @@ from jupyterhub.traitlets import ByteSpecification
 from traitlets import Bool, Dict, Enum, Float, Integer, List, Unicode
 from traitlets.config.application import Application
 
-from replay_build_service.outgoing import DEFAULT_ALLOWED_HOSTS
+from replay_build_service.outgoing import DEFAULT_ALLOWED_HOSTS, DEFAULT_ARCHIVE_HOSTS
+from replay_build_service.sources.dataverse_installations import shipped_installations
 
 GIB = 1024**3
 
@@ -82,6 +83,30 @@ class ServiceSettings(Application):
     exempt_origins = List(
         Unicode(),
         help="Exact scheme://host:port origins that may be asked although they are not HTTPS or have a private address.",
+    ).tag(config=True)
+
+    archive_hosts = List(
+        Unicode(),
+        sorted(DEFAULT_ARCHIVE_HOSTS | {installation.host for installation in shipped_installations()}),
+        help="Hosts that may be asked beside these for records of archives (Zenodo, figshare, Dataverse, HydroShare, OSF, Software Heritage, "
+        "CKAN), and the storage that they redirect downloads to. Without any, such links are refused.",
+    ).tag(config=True)
+    gitlab_hosts = List(
+        Unicode(),
+        help="Hosts, beside gitlab.com, that are GitLabs: what links of the provider “gl” with a whole URL may name. They have to be among "
+        "`allowed_hosts` as well.",
+    ).tag(config=True)
+
+    fetch_submodules = Bool(
+        False,
+        help="Whether a repository's submodules are fetched with it: over HTTPS, from the hosts above alone, each at the commit that "
+        "the repository pins. Where not, their folders are empty.",
+    ).tag(config=True)
+
+    lfs_limit = ByteSpecification(
+        0,
+        help="How many bytes of files in Git LFS may be fetched with a repository, from hosts among those above: for GitHub's also "
+        "github-cloud.githubusercontent.com. With 0, and in repositories that have more, pointers stay in their places.",
     ).tag(config=True)
 
     outgoing_proxy = Unicode("", help="HTTP proxy through which repositories are reached.").tag(config=True)

@@ -15,7 +15,7 @@ from jupyterhub.handlers import BaseHandler
 from tornado.httputil import url_concat
 
 from replay_build_service.client import ReplayClient
-from replay_build_service.schemas import LinkPreview
+from replay_build_service.schemas import LinkPreview, learn_installed_providers
 from replay_spawner.idle.door import reading_handlers
 from replay_spawner.reading import READING_PATH, ReadingHandler
 from replay_spawner.session_report import SessionReportHandler
@@ -23,6 +23,8 @@ from replay_spawner.session_report import SessionReportHandler
 
 def link_handlers(service_url: str, token_file: str, home_url: str = "/services/replay/") -> list[tuple[Any, ...]]:
     """For ``c.JupyterHub.extra_handlers``. The arguments are those of the spawner's traits of the same meaning."""
+    # Of a package that cannot be used the log says so: the hub starts without its links, and the service not at all.
+    learn_installed_providers()
     return [
         (r"/v2/(.+)", LinkHandler, {"service_url": service_url, "token_file": token_file, "home_url": home_url}),
         (r"/api/replay/sessions/([^/]+)", SessionReportHandler),

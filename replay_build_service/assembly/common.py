@@ -31,6 +31,7 @@ def outgoing_rules(settings: ServiceSettings) -> OutgoingRules:
     """What may be asked of the world outside. Raises `UnusableSettings` where an entry could never match."""
     checks: dict[str, Callable[[], OutgoingRules]] = {
         "allowed_hosts": lambda: OutgoingRules(allowed_hosts=frozenset(settings.allowed_hosts)),
+        "archive_hosts": lambda: OutgoingRules(archive_hosts=frozenset(settings.archive_hosts)),
         "exempt_origins": lambda: OutgoingRules(exempt_origins=frozenset(settings.exempt_origins)),
     }
     for name, check in checks.items():
@@ -43,6 +44,9 @@ def outgoing_rules(settings: ServiceSettings) -> OutgoingRules:
         exempt_origins=frozenset(settings.exempt_origins),
         proxy=settings.outgoing_proxy or None,
         ca_file=settings.ca_file or None,
+        submodules=settings.fetch_submodules,
+        lfs_limit=cast(int, settings.lfs_limit),
+        archive_hosts=frozenset(settings.archive_hosts),
     )
 
 

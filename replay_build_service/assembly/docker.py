@@ -16,6 +16,7 @@ from replay_build_service.assembly.common import (
     images_of,
     pinned_or_kept,
 )
+from replay_build_service.builders.detached.sources import recipe_parameters
 from replay_build_service.builders.docker.builder import DockerBuilder
 from replay_build_service.builders.docker.cgroup import GroupClaim
 from replay_build_service.builders.docker.engine import Engine, EngineFault
@@ -49,7 +50,8 @@ async def make_docker_builder(settings: ServiceSettings, state: Path, resources:
     registry = await images_of(settings, resources)
     base_image = await _base_image(chosen, engine, state / "base_image")
     log.info("Images stand on %s", base_image)
-    recipe = recipe_of("docker", base_image, chosen.configuration_file, chosen.build_arguments)
+    more = recipe_parameters(chosen.outgoing)
+    recipe = recipe_of("docker", base_image, chosen.configuration_file, chosen.build_arguments, **more)
     return DockerBuilder(chosen, recipe, base_image, engine, registry)
 
 

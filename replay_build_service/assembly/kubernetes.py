@@ -16,6 +16,7 @@ from replay_build_service.assembly.common import (
     images_of,
     pinned_or_kept,
 )
+from replay_build_service.builders.detached.sources import recipe_parameters
 from replay_build_service.builders.docker.recipe import PINNED, recipe_of
 from replay_build_service.builders.kubernetes.builder import KubernetesBuilder
 from replay_build_service.builders.kubernetes.client import Cluster, own_namespace
@@ -56,9 +57,8 @@ async def make_kubernetes_builder(
     base_image = await pinned_or_kept(name, _pinned(name, images, settings), state / "base_image")
     log.info("Images stand on %s, and build pods run in %s", base_image, cluster.namespace)
     chosen = _chosen(settings, cluster.namespace, base_image, configuration)
-    recipe = recipe_of(
-        "kubernetes", base_image, configuration, chosen.build_arguments, builder_image=chosen.builder_image
-    )
+    more = {"builder_image": chosen.builder_image, **recipe_parameters(chosen.outgoing)}
+    recipe = recipe_of("kubernetes", base_image, configuration, chosen.build_arguments, **more)
     return KubernetesBuilder(chosen, recipe, cluster, images)
 
 

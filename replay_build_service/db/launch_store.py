@@ -4,14 +4,25 @@ from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import and_, delete, exists, func, insert, not_, select, update
+from sqlalchemy import ColumnElement, and_, delete, exists, func, insert, not_, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from replay_build_service.db.activity_store import forget_activity
 from replay_build_service.db.event_store import append
-from replay_build_service.db.rows import launch_of, launch_row
-from replay_build_service.db.tables import ActiveServerRow, BuildRow, LaunchRow, StreamRow
-from replay_build_service.domain import BuildId, Launch, LaunchId, LaunchState, NewEvent, RunnableImage, launch_stream
+from replay_build_service.db.rows import launch_of, launch_row, recipe_of, resolved_of
+from replay_build_service.db.tables import ActiveServerRow, BuildRow, ImageRow, LaunchRow, StreamRow
+from replay_build_service.domain import (
+    BuildId,
+    ImageName,
+    Launch,
+    LaunchId,
+    LaunchState,
+    NewEvent,
+    ResolvedRef,
+    RunnableImage,
+    launch_stream,
+)
+from replay_build_service.links import RepoSpec
 from replay_build_service.policy_values import Ceilings, Counts, Resources
 
 _HOLDING = (LaunchState.BUILDING, LaunchState.STARTING, LaunchState.RUNNING)
@@ -110,6 +121,31 @@ class LaunchQueries:
                 select(LaunchRow).where(LaunchRow.user == user).order_by(LaunchRow.created_at.desc()).limit(limit)
             )
             return [launch_of(row) for row in rows]
+
+    async def last_built(self, spec: RepoSpec, builder: str) -> tuple[ResolvedRef, ImageName, datetime] | None:
+        """What that link led to when it was last launched or built, by that builder and with an image that is kept; and when.
+
+        Of a link that names a version for good, also that version by another ref. Reads all launches and builds.
+        """
+        of_launches = (
+            select(LaunchRow, BuildRow.recipe)
+            .join(ImageRow, ImageRow.name == LaunchRow.image_name)
+            .join(BuildRow, BuildRow.id == ImageRow.build_id)
+            .where(_is_of_link(LaunchRow, spec))
+            .order_by(LaunchRow.created_at.desc())
+        )
+        of_builds = (
+            select(BuildRow, BuildRow.recipe)
+            .join(ImageRow, ImageRow.build_id == BuildRow.id)
+            .where(_is_of_link(BuildRow, spec))
+            .order_by(BuildRow.created_at.desc())
+        )
+        async with self._reading() as session:
+            launched = (await session.execute(of_launches.limit(20))).all()
+            built = (await session.execute(of_builds.limit(20))).all()
+            ours = [row for row, recipe in (*launched, *built) if recipe_of(recipe).builder == builder]
+            last = max(ours, key=lambda row: row.created_at, default=None)
+            return last and (resolved_of(last), ImageName.from_text(last.image_name), last.created_at)
 
     async def launches_in(self, states: Collection[LaunchState]) -> Sequence[Launch]:
         async with self._reading() as session:
@@ -233,6 +269,11 @@ class LaunchQueries:
                 .returning(LaunchRow)
             )
             return None if row is None else launch_of(row)
+
+
+def _is_of_link(table: type[LaunchRow | BuildRow], spec: RepoSpec) -> ColumnElement[bool]:
+    is_so_named = or_(table.ref == spec.ref, table.version == spec.ref)
+    return and_(table.provider == spec.provider, table.locator == spec.locator, is_so_named)
 
 
 def _state_values(state: LaunchState) -> dict[str, object]:

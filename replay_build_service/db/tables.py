@@ -54,7 +54,10 @@ class ResolvedColumns:
     ref: Mapped[str] = mapped_column(Text)
     repository: Mapped[str] = mapped_column(
         Text,
-        info=_personal("which repository a person opened (with the address and commit beside it): to build and run it"),
+        info=_personal(
+            "which repository a person opened (with the address and commit beside it): to build and run it, and to know "
+            "what its link led to while its source does not answer"
+        ),
     )
     fetch_url: Mapped[str] = mapped_column(Text)
     version: Mapped[str] = mapped_column(String(128))

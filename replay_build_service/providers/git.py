@@ -8,7 +8,8 @@ What a ref means here, in this order, each compared whole and never by its tail:
 4. the branch of that name; where a tag has the same name the branch wins, as with ``git checkout`` and BinderHub.
    ``refs/tags/…`` names the tag;
 5. the tag of that name, an annotated one as the commit that it is of;
-6. seven or more hexadecimal digits: the one branch's or tag's commit that starts so. Commits further back are not
+6. ``pull/N/head`` and ``merge-requests/N/head`` (or ``/merge``): the pull or merge request, as ``refs/…`` with that name;
+7. seven or more hexadecimal digits: the one branch's or tag's commit that starts so. Commits further back are not
    advertised, so a short SHA of one of these is refused with a request for the full one.
 
 This room asks through `replay_build_service.git` alone, and knows no build, no database and no page.
@@ -21,7 +22,7 @@ import difflib
 import re
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Self
@@ -47,6 +48,9 @@ MAX_REFS_KEPT = 250_000
 MAX_COMMITS_KEPT = 10_000
 NEAREST = 5
 
+# https://docs.github.com/en/pull-requests/collaborating-with-pull-requests/reviewing-changes-in-pull-requests/checking-out-pull-requests-locally
+# https://docs.gitlab.com/user/project/merge_requests/merge_request_troubleshooting/#check-out-merge-requests-locally-through-the-head-ref
+_REQUEST = re.compile(r"(pull|merge-requests)/[0-9]{1,12}/(head|merge)")
 _SHORT_SHA = re.compile(r"[0-9a-f]{7,63}")
 _MAX_CANDIDATES = 200
 """Names whose letters are counted, to find those that are worth comparing; about 5 µs each."""
@@ -150,6 +154,11 @@ class GitProvider:
             found = await self._named(address, ref)
         return ResolvedRef(Repository.of_url(found.url), spec, found.url, found.version)
 
+    async def refs(self, spec: RepoSpec) -> Collection[str]:
+        """The names of the repository's refs, in full, whatever ref the spec names. Raises as `resolve`."""
+        admit(self.fetch_url(spec), self._rules)
+        return (await self._listing(_Address.of_url(self.fetch_url(spec)), REFS_KEPT)).refs.refs
+
     async def _named(self, address: _Address, ref: str) -> RemoteCommit:
         listing = await self._listing(address, REFS_KEPT)
         version = _meaning(listing, ref)
@@ -211,6 +220,8 @@ def _meaning(listing: _Listing, ref: str) -> str | None:
     if ref == "HEAD" or ref.startswith("refs/"):
         return refs.target(ref)
     named = refs.target(f"refs/heads/{ref}") or refs.target(f"refs/tags/{ref}")
+    if named is None and _REQUEST.fullmatch(ref):
+        return refs.target(f"refs/{ref}")
     return named or _abbreviated(listing.commits, ref.lower())
 
 

@@ -13,7 +13,7 @@ from typing import cast
 from replay_build_service.errors import BadLink, ReplayError, SourceFault
 from replay_build_service.git import FULL_SHA
 from replay_build_service.installed import InstalledProvider
-from replay_build_service.links import Repository, ResolvedRef, RepoSpec
+from replay_build_service.links import Repository, RepoSpec, ResolvedRef
 from replay_build_service.outgoing import OutgoingRules, admit
 from replay_build_service.providers.base import RepoProvider
 from replay_build_service.providers.context import ProviderContext
@@ -88,12 +88,15 @@ def _broken_promise(resolved: object, spec: RepoSpec) -> str | None:
         return "is no ResolvedRef"
     if resolved.spec != spec:
         return "is of another spec"
-    if resolved.is_commit and not FULL_SHA.fullmatch(resolved.version):
-        return "is pinned to no full SHA"
     try:
         if Repository.of_url(resolved.repository.url) != resolved.repository:
             return "has a repository that is not spelled as Repository.of_url does it"
-        RepoSpec.pinned_to(spec, resolved.version)
+        spec.pinned_to(resolved.version)
     except BadLink:
         return "has no address of a repository, or no version that a link could pin"
+    if resolved.is_commit and not FULL_SHA.fullmatch(resolved.version):
+        return "is pinned to no full SHA"
+    asked = spec.ref.lower() if FULL_SHA.fullmatch(spec.ref.lower()) else spec.ref if spec.is_pinned_record else None
+    if asked is not None and resolved.version != asked and not resolved.version.startswith(f"{asked}-"):
+        return "is another version than the link pins"
     return None

@@ -29,12 +29,12 @@ _Key = tuple[str, str | None]
 
 
 class RecordProvider:
-    """Resolves specs of one archive."""
+    """Resolves specs of one archive. ``newest_kept``: seconds, longer than usual where what a locator means never changes."""
 
-    def __init__(self, source: RecordSource, context: ProviderContext) -> None:
+    def __init__(self, source: RecordSource, context: ProviderContext, *, newest_kept: float = NEWEST_KEPT) -> None:
         self._source = source
         self._ask = context.ask
-        self._newest: TTLCache[_Key, Record] = TTLCache(_MAX_KEPT, NEWEST_KEPT, context.clock)
+        self._newest: TTLCache[_Key, Record] = TTLCache(_MAX_KEPT, newest_kept, context.clock)
         self._versions: TTLCache[_Key, Record] = TTLCache(_MAX_KEPT, VERSION_KEPT, context.clock)
         limit = asyncio.Semaphore(MAX_ASKED_AT_ONCE)
         self._flights = SingleFlight(self._asked, context.tasks, limit, context.clock)

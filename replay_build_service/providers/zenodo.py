@@ -10,7 +10,10 @@ __all__ = ["ZenodoProvider"]
 
 
 class ZenodoProvider(RecordProvider):
-    """Resolves ``zenodo/10.5281/zenodo.NUMBER``: of a version that version, of all versions the newest."""
+    """Resolves ``zenodo/10.5281/zenodo.NUMBER``: of a version that version, of all versions the newest.
 
-    def __init__(self, context: ProviderContext) -> None:
-        super().__init__(Zenodo(), context)
+    ``source``: Zenodo with other origins than its own two.
+    """
+
+    def __init__(self, context: ProviderContext, source: Zenodo | None = None) -> None:
+        super().__init__(source or Zenodo(), context)

@@ -8,7 +8,6 @@ people are told when it will be.
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -21,8 +20,8 @@ import httpx
 import stamina
 from pydantic import BaseModel, ValidationError
 
-from replay_build_service.errors import RepositoryNotFound, SourceFault
-from replay_build_service.outgoing import Origin, OutgoingRules, Resolver, resolve_host
+from replay_build_service.errors import BadLink, OriginRefused, RepositoryNotFound, SourceFault
+from replay_build_service.outgoing import Origin, OutgoingRules, Resolver, admit, resolve_host
 from replay_build_service.outgoing_http import guarded_client
 
 __all__ = ["MAX_ANSWER", "Asker", "RateLimits"]
@@ -88,6 +87,7 @@ class Asker:
         tokens: Mapping[str, str] | None = None,
     ) -> None:
         self.limits = limits or RateLimits()
+        self._rules = rules
         self._tokens = dict(tokens or {})
         self._client = guarded_client(rules, resolver=resolver, timeout=ANSWER_SECONDS)
 
@@ -97,6 +97,14 @@ class Asker:
 
     async def __aexit__(self, *exception: object) -> None:
         await self._client.aclose()
+
+    def may_ask(self, url: str) -> bool:
+        """Whether the rules let this address be asked, as far as its text tells."""
+        try:
+            admit(url, self._rules)
+        except (BadLink, OriginRefused):
+            return False
+        return True
 
     async def json(
         self, url: str, model: type[_Model], *, missing: str, body: Mapping[str, Any] | None = None
@@ -108,8 +116,9 @@ class Asker:
         """
         content = await self.content(url, missing=missing, body=body)
         try:
-            return model.model_validate(json.loads(content))
-        except (ValueError, ValidationError, RecursionError) as error:
+            # Not by way of the standard library's json, which lets halves of characters through that no URL can hold.
+            return model.model_validate_json(content)
+        except ValidationError as error:
             raise SourceFault(
                 f"{_host(url)} answered with something that was not understood. Try again later."
             ) from error

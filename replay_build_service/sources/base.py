@@ -9,16 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from replay_build_service.errors import BadLink, SourceFault
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from replay_build_service.sources.asking import Asker
 
-__all__ = ["Record", "RecordSource", "RemoteFile", "split_fetch_url", "split_pin"]
+__all__ = ["PreparingSource", "Record", "RecordSource", "RemoteFile", "split_fetch_url", "split_pin"]
 
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]{0,39}")
 _DIGEST_DIGITS = 12
@@ -101,6 +103,22 @@ class RecordSource(Protocol):
 
     async def listed(self, ask: Asker, api_url: str) -> Record:
         """Exactly the version that is listed at a record's ``api_url``."""
+        ...
+
+
+@runtime_checkable
+class PreparingSource(Protocol):
+    """A `RecordSource` whose archive packs a record when it is asked to, and whose content can be checked as a whole.
+
+    Whoever fetches calls both, before the first file is fetched and when all are in place. ``say``: a line for the build's log.
+    """
+
+    async def prepare(self, ask: Asker, record: Record, say: Callable[[str], None]) -> None:
+        """Have the record's files made, and wait until they are there. Raises as `RecordSource.find`."""
+        ...
+
+    async def verify(self, ask: Asker, record: Record, folder: Path, say: Callable[[str], None]) -> None:
+        """Compare all that is in ``folder`` with what the record is named by. Raises `SourceFault` where it is something else."""
         ...
 
 

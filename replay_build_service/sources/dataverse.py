@@ -3,7 +3,7 @@
 A dataset's published versions are numbered (``1.0``, ``1.1``, ``2.0``) and stay as they are. A file's DOI stands for its dataset. A table that
 Dataverse has turned into its own form is fetched as it was uploaded
 (https://guides.dataverse.org/en/latest/api/dataaccess.html#basic-file-access), since that is what the notebooks were written for; the
-checksum that is published is that of the upload, too.
+checksum that is published is that of the upload, too (https://github.com/IQSS/dataverse/issues/7275).
 
 Files that not everybody may download are left out, and the person is told: code is often published beside data that may not be, and it is
 theirs to decide whether it is of use without. A dataset of nothing else is refused.

@@ -13,14 +13,15 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, Field, RootModel
 
-from replay_build_service.errors import BadLink, RefNotFound, RepositoryNotFound
+from replay_build_service.errors import BadLink, OriginRefused, RefNotFound, RepositoryNotFound
+from replay_build_service.outgoing import Origin
 from replay_build_service.sources.asking import Asker
 from replay_build_service.sources.base import Record, RemoteFile
 
 __all__ = ["Figshare"]
 
 _LOCATOR = re.compile(r"(?P<doi>10\.[0-9]{4,9}/\S{1,200}?)(?:\.v(?P<version>[1-9][0-9]{0,5}))?", re.IGNORECASE)
-_NUMBER = re.compile(r"[./](?P<number>[1-9][0-9]{4,11})\Z")
+_NUMBER = re.compile(r"[./](?P<number>[1-9][0-9]{2,11})\Z")
 _VERSION = re.compile(r"[1-9][0-9]{0,5}")
 
 _LISTED_AT_MOST = 10
@@ -42,12 +43,12 @@ class _Files(RootModel[list[_File]]):
 
 
 class _License(BaseModel):
-    name: str = ""
+    name: str | None = ""
 
 
 class _Found(BaseModel):
     id: int = Field(ge=1, lt=10**12)
-    doi: str = ""
+    doi: str | None = ""
 
 
 class _FoundList(RootModel[list[_Found]]):
@@ -55,7 +56,7 @@ class _FoundList(RootModel[list[_Found]]):
 
 
 class _Article(_Found):
-    title: str = ""
+    title: str | None = ""
     version: int = Field(ge=1, lt=10**6)
     files: list[_File] = Field(default_factory=list[_File])
     # https://docs.figshare.com: “Mapping of file ids to folder paths, if folders are used”; an empty list where none are.
@@ -141,7 +142,7 @@ class Figshare:
     # ---- what it is to us
 
     async def _record(self, ask: Asker, article: _Article) -> Record:
-        doi = _without_version(article.doi) or f"10.6084/m9.figshare.{article.id}"
+        doi = _without_version(article.doi or "") or f"10.6084/m9.figshare.{article.id}"
         shown = f"The article {doi} of figshare"
         if article.is_metadata_record:
             raise RepositoryNotFound(f"{shown} is a description without files, so there is nothing to run.")
@@ -154,7 +155,10 @@ class Figshare:
             raise RepositoryNotFound(f"{shown} is under embargo: its files are not public yet.")
         if listed and not files:
             raise RepositoryNotFound(f"{shown} only links to files elsewhere, so there is nothing here to run.")
-        page = article.figshare_url or f"https://figshare.com/articles/_/{article.id}"
+        # A portal's own address; what is none of the web is no link for people.
+        page = (
+            article.figshare_url if _is_page(article.figshare_url) else f"https://figshare.com/articles/_/{article.id}"
+        )
         return Record(
             source=self.name,
             api_url=api_url,
@@ -162,12 +166,10 @@ class Figshare:
             identity=f"https://doi.org/{doi.lower()}",
             page=f"{page}/{article.version}",
             files=self._remote(files, article.folder_structure),
-            title=article.title,
-            license=article.license.name if article.license else "",
+            title=article.title or "",
+            license=(article.license.name if article.license else None) or "",
             notes=tuple(
-                f"{file.name} is a link to another place, and is left out."
-                for file in listed[:20]
-                if file.is_link_only
+                f"{file.name} is a link to another place, and is left out." for file in listed[:20] if file.is_link_only
             ),
         )
 
@@ -187,7 +189,7 @@ class Figshare:
         self, files: Sequence[_File], folders: Mapping[str, str] | Sequence[object] | None
     ) -> tuple[RemoteFile, ...]:
         """The addresses are put together here, not taken from the answer, so that an article cannot send anybody elsewhere."""
-        of = folders if isinstance(folders, Mapping) else {}
+        of = folders if isinstance(folders, Mapping) else dict[str, str]()
         return tuple(
             RemoteFile(
                 "/".join(part for part in (of.get(str(file.id), "").strip("/"), file.name) if part),
@@ -204,4 +206,11 @@ def _without_version(doi: str) -> str:
 
 
 def _is_of(article: _Found, doi: str) -> bool:
-    return _without_version(article.doi).lower() == doi.lower()
+    return _without_version(article.doi or "").lower() == doi.lower()
+
+
+def _is_page(url: str | None) -> bool:
+    try:
+        return url is not None and Origin.of_url(url).scheme == "https"
+    except (BadLink, OriginRefused):
+        return False

@@ -22,9 +22,11 @@ __all__ = ["Zenodo"]
 
 _LOCATOR = re.compile(r"(?P<prefix>10\.[0-9]{4,9})/zenodo\.(?P<number>[0-9]{1,12})", re.IGNORECASE)
 
-_ORIGINS: Mapping[str, str] = MappingProxyType(
-    {"10.5281": "https://zenodo.org", "10.5072": "https://sandbox.zenodo.org"}
-)
+_API_URL = re.compile(r"(?P<origin>https?://[A-Za-z0-9.:-]{1,255})/api/records/(?P<number>[0-9]{1,12})")
+_PREFIX = "10.5281"
+_NUMBER = re.compile(r"[1-9][0-9]{0,11}")
+
+_ORIGINS: Mapping[str, str] = MappingProxyType({_PREFIX: "https://zenodo.org", "10.5072": "https://sandbox.zenodo.org"})
 """By the prefix of its DOIs: https://developers.zenodo.org/#testing."""
 
 
@@ -40,15 +42,16 @@ class _License(BaseModel):
 
 class _Metadata(BaseModel):
     title: str = ""
-    license: _License | None = None
-    access_right: str = "open"
+    license: _License | str | None = None
+    access_right: str | None = "open"
 
 
 class _RecordModel(BaseModel):
     id: int = Field(ge=1, lt=10**12)
     conceptrecid: str = Field(pattern=r"^[0-9]{1,12}$")
     metadata: _Metadata
-    files: list[_File] = Field(default_factory=list[_File], max_length=100_000)
+    files: list[_File] | None = Field(default=None, max_length=100_000)
+    """None of a record whose files are restricted, or that is a description alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,24 +71,34 @@ class Zenodo:
         origin = self.origins.get(match["prefix"]) if match else None
         if match is None or origin is None:
             raise BadLink("A link to Zenodo reads /v2/zenodo/10.5281/zenodo.NUMBER, as in the record's DOI.")
-        newest = await self._record(ask, origin, match["prefix"], int(match["number"]))
-        if version is None or version == newest.version:
-            return newest
-        if not version.isdigit():
-            raise RefNotFound(
-                f"“{version}” is no version of that record of Zenodo: its versions are numbers.", (newest.pinned,)
-            )
-        wanted = await self._record(ask, origin, match["prefix"], int(version))
-        if wanted.identity != newest.identity:
-            raise RefNotFound(f"Record {version} of Zenodo is no version of {match[0]}.", (newest.pinned,))
-        return wanted
+        prefix, number = match["prefix"], int(match["number"])
+        if version is None:
+            return await self._record(ask, origin, prefix, number)
+        wanted = await self._version(ask, origin, prefix, version)
+        if wanted is not None and (version == str(number) or wanted.identity == _identity(prefix, number)):
+            return wanted
+        meant = await self._record(ask, origin, prefix, number)
+        if wanted is not None and wanted.identity == meant.identity:
+            return wanted
+        raise RefNotFound(f"Zenodo has no record {version} that is a version of {match[0]}.", (meant.pinned,))
+
+    async def _version(self, ask: Asker, origin: str, prefix: str, version: str) -> Record | None:
+        """The record of that number; none where there is none, or the number is that of all versions."""
+        if not _NUMBER.fullmatch(version):
+            return None
+        try:
+            record = await self._record(ask, origin, prefix, int(version))
+        except RepositoryNotFound:
+            return None
+        return record if record.version == version else None
 
     async def listed(self, ask: Asker, api_url: str) -> Record:
-        """See `RecordSource.listed`."""
-        for prefix, origin in self.origins.items():
-            if (match := re.fullmatch(re.escape(origin) + r"/api/records/([0-9]{1,12})", api_url)) is not None:
-                return await self._record(ask, origin, prefix, int(match[1]))
-        raise BadLink("That is no address of a record of Zenodo.")
+        """See `RecordSource.listed`. Of any service like Zenodo's that may be asked: builders know no administrator's ``origins``."""
+        match = _API_URL.fullmatch(api_url)
+        if match is None:
+            raise BadLink("That is no address of a record of Zenodo.")
+        prefixes = (prefix for prefix, origin in self.origins.items() if origin == match["origin"])
+        return await self._record(ask, match["origin"], next(prefixes, _PREFIX), int(match["number"]))
 
     async def _record(self, ask: Asker, origin: str, prefix: str, number: int) -> Record:
         missing = f"Zenodo has no public record {number}. It is gone, restricted or misspelt."
@@ -96,12 +109,20 @@ class Zenodo:
             source=self.name,
             api_url=f"{origin}/api/records/{answer.id}",
             version=str(answer.id),
-            identity=f"https://doi.org/{prefix}/zenodo.{answer.conceptrecid}",
+            identity=_identity(prefix, int(answer.conceptrecid)),
             page=f"{origin}/records/{answer.id}",
-            files=_files(f"{origin}/api/records/{answer.id}/files", answer.files),
+            files=_files(f"{origin}/api/records/{answer.id}/files", answer.files or ()),
             title=answer.metadata.title,
-            license=answer.metadata.license.id if answer.metadata.license else "",
+            license=_license(answer.metadata.license),
         )
+
+
+def _identity(prefix: str, concept: int) -> str:
+    return f"https://doi.org/{prefix}/zenodo.{concept}"
+
+
+def _license(license: _License | str | None) -> str:
+    return license.id if isinstance(license, _License) else license or ""
 
 
 def _files(address: str, files: Sequence[_File]) -> tuple[RemoteFile, ...]:

@@ -22,6 +22,7 @@ from replay_build_service.web.pages import (
     NoSuchPage,
     StopForm,
 )
+from replay_build_service.web.resolve import ResolveApi
 from replay_build_service.web.staying import SessionApi, StayApi, StayForm
 from replay_build_service.web.streams import BuildEvents, LaunchEvents, encode_event
 from replay_build_service.web.work import WorkDownload
@@ -87,6 +88,7 @@ def make_application(site: Site, cookie_secret: bytes) -> web.Application:
             url(base + f"api/launches/{launch}", LaunchApi),
             url(base + f"api/launches/{launch}/stay", StayApi),
             url(base + "api/session", SessionApi),
+            url(base + "api/resolve", ResolveApi),
             url(base + f"api/launches/{launch}/events", LaunchEvents),
             url(base + f"api/builds/{build}/events", BuildEvents),
             *manager_routes(base),

@@ -31,6 +31,7 @@ from replay_build_service.errors import (
 from replay_build_service.events import EventFeed
 from replay_build_service.launches import Launches
 from replay_build_service.managing import Managing
+from replay_build_service.pasted_links import PastedLinks
 from replay_build_service.schemas import ReadingModel, Refusal, SessionReport, TermsModel
 from replay_build_service.web.auth import AtOnce, RateLimit, StatelessHubOAuth, person_of
 
@@ -68,6 +69,7 @@ class Site:
     """All that handlers need, wired by ``app.py``."""
 
     launches: Launches
+    pasted: PastedLinks
     builds: Builds
     managing: Managing
     store: Store
@@ -291,11 +293,16 @@ class PageHandler(HubHandler):
             refusal=refusal,
             nearest=self.nearest_links(refusal),
             enrolments=enrolments_of(kwargs.get("exc_info", (None, None, None))[1]),
+            elsewhere=self.link_elsewhere(kwargs.get("exc_info", (None, None, None))[1]),
         )
 
     def nearest_links(self, refusal: Refusal) -> list[tuple[str, str]]:
         """Name and path of links that would work, for an error page."""
         return []
+
+    def link_elsewhere(self, error: object) -> tuple[str, str] | None:
+        """Name and path of a link to the same in another place, for an error page."""
+        return None
 
 
 def enrolments_of(error: object) -> list[tuple[str, str]]:

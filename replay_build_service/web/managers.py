@@ -17,9 +17,9 @@ from replay_build_service.managing import PAGE as ROWS
 from replay_build_service.managing import Manager
 from replay_build_service.managing.sessions import PAGE as SESSIONS
 from replay_build_service.managing.usage import Month
+from replay_build_service.pasting import urlpath_of
 from replay_build_service.policies import banner_of, terms_of
 from replay_build_service.web.base import PageHandler
-from replay_build_service.web.pages import urlpath_of
 from replay_build_service.web.share import share_links
 
 _SGR = re.compile(r"\x1b\[[0-9;]*m")

@@ -2,44 +2,46 @@
 
 from collections.abc import Sequence
 from typing import Any, cast
-from urllib.parse import parse_qs, quote, urlencode
+from urllib.parse import quote, urlencode
 
 from tornado import web
 
 from replay_build_service.domain import Consent, Launch, LaunchId, LaunchState, Server, ServerStatus, Wish
-from replay_build_service.errors import TermsNotAgreed
+from replay_build_service.errors import NotFound, ReplayError, TermsNotAgreed
 from replay_build_service.links import RepoSpec, safe_urlpath
+from replay_build_service.pasting import MOST_TEXT, Pasted, urlpath_of
 from replay_build_service.permissions import Notice
 from replay_build_service.policy_values import Community
 from replay_build_service.schemas import MOST_FEATURES, LaunchModel, LinkPreview, Refusal
-from replay_build_service.web.base import PageHandler
+from replay_build_service.web.base import PageHandler, status_of
 from replay_build_service.web.session_pages import SessionNow, ended_by_itself, standing_now
 from replay_build_service.web.share import share_links
 
 
-def urlpath_of(query: str) -> str:
-    """What a link wants opened: ``urlpath`` as it is, ``labpath`` in Lab's single-document view, ``filepath`` in the tree.
-
-    As BinderHub reads them (https://binderhub.readthedocs.io/en/latest/reference/urls.html).
-    """
-    arguments = parse_qs(query)
-
-    def first(name: str) -> str:
-        return arguments.get(name, [""])[0]
-
-    if urlpath := first("urlpath"):
-        return urlpath
-    if labpath := first("labpath"):
-        return "doc/tree/" + quote(labpath.lstrip("/"))
-    if filepath := first("filepath"):
-        return "tree/" + quote(filepath.lstrip("/"))
-    return ""
-
-
 class HomePage(PageHandler):
-    """The person's session and their last launches."""
+    """The person's session and their last launches, and the field that takes whatever they paste."""
 
     async def get(self) -> None:
+        await self.show()
+
+    async def post(self) -> None:
+        """What somebody pasted: on to the link's own page, unless there is something to be said of it first."""
+        self.site.launch_limit.take(self.person.name)
+        text = self.get_body_argument("text", "")
+        try:
+            found = await self.site.pasted.find(self.person, text)
+        except ReplayError as error:
+            await self.show(status_of(error), pasted=text, problem=error.sentence)
+            return
+        if found.notes:
+            await self.show(found=found)
+            return
+        self.redirect(found.link, status=303)
+
+    async def show(
+        self, status: int = 200, *, pasted: str = "", problem: str = "", found: Pasted | None = None
+    ) -> None:
+        """The page; ``problem`` is why what was pasted cannot be used, ``found`` the link that it means."""
         holder, server, session = await standing_now(self.site, self.person)
         recent = await self.site.launches.recent(self.person)
         notices = await self.site.launches.permissions.notices(self.person)
@@ -49,7 +51,12 @@ class HomePage(PageHandler):
         context = home_context(
             holder, server, recent, managed, is_admin=self.is_admin, notices=notices, session=session
         )
-        self.render_page("home.html", **context)
+        self.render_page("home.html", status, **context | pasted_context(pasted, problem, found))
+
+
+def pasted_context(pasted: str = "", problem: str = "", found: Pasted | None = None) -> dict[str, Any]:
+    """What ``home.html`` shows at its field."""
+    return {"pasted": pasted[:MOST_TEXT], "most_text": MOST_TEXT, "problem": problem, "found": found}
 
 
 def home_context(
@@ -72,6 +79,7 @@ def home_context(
         "managed": managed,
         "is_admin": is_admin,
         **_said_by(notices),
+        **pasted_context(),
     }
 
 
@@ -129,6 +137,12 @@ class LinkPage(_ConsentHandler):
         spec = RepoSpec.parse(raw)
         query = f"?{self.request.query}" if self.request.query else ""
         return [(ref, f"/v2/{spec.with_ref(ref)}{query}") for ref in refusal.nearest]
+
+    def link_elsewhere(self, error: object) -> tuple[str, str] | None:
+        if not isinstance(error, NotFound) or not error.elsewhere:
+            return None
+        query = f"?{self.request.query}" if self.request.query else ""
+        return error.elsewhere, f"/v2/{error.elsewhere}{query}"
 
 
 def _on_its_way(consent: Consent) -> Launch | None:

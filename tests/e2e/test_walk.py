@@ -169,6 +169,17 @@ def test_from_a_link_to_a_cell_that_ran(
     assert site.server(ADA) is None
     assert site.session_folders() == []
 
+    # whatever is pasted there leads on to what would run
+    second.get_by_label(re.compile("^Paste")).fill("hello")
+    second.keyboard.press("Enter")
+    expect(second.get_by_label(re.compile("^Paste"))).to_have_value("hello")
+    expect(second.get_by_text("Replay cannot read this.")).to_be_visible()
+    picture(second, "pasted")
+    second.get_by_label(re.compile("^Paste")).fill(f"git clone {other.url}")
+    second.get_by_role("button", name="Show what would run").click()
+    second.wait_for_url(f"**/v2/{other.spec}")
+    expect(second.get_by_text(other.commit[:10]).first).to_be_visible()
+
 
 def phase_now(page: "Page") -> "Locator":
     """The one phase that the page calls the present one."""

@@ -40,7 +40,15 @@ def replay(*arguments: str, folder: Path, **environment: str) -> "subprocess.Com
 def test_every_setting_is_printed_with_its_default_and_its_meaning(tmp_path: Path) -> None:
     done = replay("--generate-config", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    for setting in ("vos", "mem_limit", "allowed_hosts", "exempt_origins", "build_timeout", "python_downloads"):
+    for setting in (
+        "vos",
+        "mem_limit",
+        "allowed_hosts",
+        "archive_hosts",
+        "exempt_origins",
+        "build_timeout",
+        "python_downloads",
+    ):
         assert re.search(rf"^# c\.ReplayBuildService\.{setting} = ", done.stdout, re.MULTILINE), setting
     # Every line of it can be used as it is, and changes nothing.
     config = tmp_path / "generated.py"

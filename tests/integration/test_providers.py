@@ -22,22 +22,27 @@ import pytest
 from demo.git_server import GitServer
 from demo.repositories import publish_folder
 from replay_build_service import git
-from replay_build_service.domain import ResolvedRef
+from replay_build_service.domain import Person, ResolvedRef
 from replay_build_service.errors import (
     BadLink,
     NotFound,
     OriginRefused,
     RefNotFound,
-    ReplayError,
     RepositoryNotFound,
     SourceFault,
 )
 from replay_build_service.links import Repository, RepoSpec
 from replay_build_service.outgoing import OutgoingRules
+from replay_build_service.pasted_links import PastedLinks
+from replay_build_service.policies import PolicySet
+from replay_build_service.policy_values import Resources
 from replay_build_service.providers import git as git_provider
 from replay_build_service.providers.base import RepoProvider
 from replay_build_service.providers.gh import GitHubProvider
+from replay_build_service.providers.gist import GistProvider
 from replay_build_service.providers.git import DOUBT_AFTER, REFS_KEPT, GitProvider
+from replay_build_service.providers.gl import GitLabProvider
+from tests.unit.provider_cases import LOCATORS, NO_REFS, PROVIDERS, REFS, REFS_OF, SAME, Provider
 
 pytestmark = pytest.mark.hub_independent
 
@@ -83,6 +88,14 @@ class Bench:
         (files / "file.txt").write_text(text)
         return publish_folder(files, self.repository, message=text)
 
+    def link(self, named: Provider) -> str:
+        return named.link.format(url=quote(self.server.url, safe=""))
+
+    def written(self, ref: str) -> str:
+        """A ref of the table, with the SHAs of this repository."""
+        spelled = {name.upper(): sha.upper() for name, sha in self.commits.items()} | self.commits
+        return re.sub(r"\{([^}:]+)(?::\.([0-9]+))?\}", lambda found: spelled[found[1]][: int(found[2] or 40)], ref)
+
     @property
     def listings(self) -> int:
         return len([line for line in self.server.requests if "info/refs" in line])
@@ -96,19 +109,13 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     commits = made.commits
     for name in ("buried", "feature", "tagged", "both-tag", "both-branch", "main"):
         commits[name] = made.commit(name)
-    refs = {
-        "refs/heads/feature/main": "feature",
-        "refs/heads/release/2026": "tagged",
-        "refs/heads/both": "both-branch",
-        "refs/tags/both": "both-tag",
-        "refs/tags/light": "tagged",
-        "refs/tags/nested/main": "feature",
-        "refs/pull/7/head": "feature",
-    }
-    changes = "".join(f"create {ref} {commits[name]}\n" for ref, name in refs.items())
+    changes = "".join(f"create {ref} {commits[name]}\n" for ref, name in REFS_OF.items())
+    changes += f"create refs/heads/{commits['main']} {commits['feature']}\n"
+    changes += f"create refs/heads/{commits['tagged'][:10]} {commits['both-tag']}\n"
     run_git(made.repository, "update-ref", "--stdin", text=changes)
-    run_git(made.repository, "tag", "-a", "-m", "annotated", "v1.0", commits["tagged"])
-    commits["v1.0 object"] = run_git(made.repository, "rev-parse", "refs/tags/v1.0")
+    for tag, of in (("v1.0", commits["tagged"]), ("v1.0-again", "v1.0")):
+        run_git(made.repository, "tag", "-a", "-m", "annotated", tag, of)
+        commits[tag] = run_git(made.repository, "rev-parse", f"refs/tags/{tag}")
     return made
 
 
@@ -125,6 +132,28 @@ async def provided(bench: Bench, clock: Clock | None = None) -> AsyncGenerator[G
         yield GitProvider(bench.rules, tasks, clock=clock or Clock())
 
 
+KINDS: dict[str, type[GitProvider]] = {
+    "git": GitProvider,
+    "gh": GitHubProvider,
+    "gl": GitLabProvider,
+    "gist": GistProvider,
+}
+
+
+@asynccontextmanager
+async def elsewhere(bench: Bench, named: Provider) -> AsyncGenerator[GitProvider]:
+    """The provider, with the server of this test in the place of the one that it asks."""
+
+    class Elsewhere(KINDS[named.name]):
+        def fetch_url(self, spec: RepoSpec) -> str:
+            asked = super().fetch_url(spec)
+            assert asked == named.asks.format(url=bench.server.url)
+            return f"{bench.server.url}/r.git"
+
+    async with asyncio.TaskGroup() as tasks:
+        yield Elsewhere(bench.rules, tasks)
+
+
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(git, "FIRST_WAIT", 0.01)
@@ -133,41 +162,29 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- what a ref means
 
 
-async def test_each_spelling_means_one_commit(bench: Bench) -> None:
-    commits = bench.commits
-    cases = {
-        "HEAD": "main",
-        "main": "main",
-        "feature/main": "feature",
-        "feature%2Fmain": "feature",
-        "release/2026": "tagged",
-        "light": "tagged",
-        "v1.0": "tagged",
-        "both": "both-branch",
-        "refs/heads/both": "both-branch",
-        "refs/tags/both": "both-tag",
-        "refs/tags/v1.0": "tagged",
-        "refs/heads/main": "main",
-        "refs/pull/7/head": "feature",
-        commits["main"]: "main",
-        commits["main"].upper(): "main",
-        commits["main"][:7]: "main",
-        commits["main"][:12].upper(): "main",
-        commits["tagged"][:10]: "tagged",
-        commits["buried"]: "buried",
-        commits["v1.0 object"]: "tagged",
-    }
-    async with provided(bench) as provider:
-        for ref, name in cases.items():
-            spec = bench.spec(ref)
+@pytest.mark.parametrize("named", PROVIDERS, ids=[named.name for named in PROVIDERS])
+async def test_each_spelling_means_one_commit_with_every_provider(bench: Bench, named: Provider) -> None:
+    async with elsewhere(bench, named) as provider:
+        assert provider.name == named.name
+        for ref, name in REFS.items():
+            spec = RepoSpec.parse(f"{bench.link(named)}/{bench.written(ref)}")
             resolved = await provider.resolve(spec)
-            assert (ref, resolved.version) == (ref, commits[name])
+            assert (ref, resolved.version) == (ref, bench.commits[name])
             assert (resolved.spec, resolved.fetch_url) == (spec, f"{bench.server.url}/r.git")
             assert resolved.repository == Repository.of_url(f"{bench.server.url}/r")
+        for ref in NO_REFS:
+            with pytest.raises(RefNotFound):
+                await provider.resolve(RepoSpec.parse(f"{bench.link(named)}/{bench.written(ref)}"))
+
+
+async def test_a_gist_without_a_ref_is_its_newest_revision(bench: Bench) -> None:
+    (named,) = (one for one in PROVIDERS if one.name == "gist")
+    async with elsewhere(bench, named) as provider:
+        assert (await provider.resolve(RepoSpec.parse(named.link))).version == bench.commits["main"]
 
 
 async def test_a_full_sha_needs_no_list_of_refs_to_be_known(bench: Bench) -> None:
-    for name, version in [("buried", "buried"), ("main", "main"), ("v1.0 object", "tagged")]:
+    for name, version in [("buried", "buried"), ("main", "main"), ("v1.0", "tagged")]:
         async with provided(bench) as provider:
             assert (await provider.resolve(bench.spec(bench.commits[name]))).version == bench.commits[version]
 
@@ -177,7 +194,7 @@ async def test_a_name_is_never_compared_by_its_tail(bench: Bench) -> None:
     run_git(bench.repository, "update-ref", "-d", "refs/heads/main")
     async with provided(bench) as provider:
         assert (await provider.resolve(bench.spec("HEAD"))).version == bench.commits["feature"]
-        for ref in ("main", "2026", "heads/both", "tags/v1.0", "7/head", "pull/7/head", "refs/heads", "refs/main"):
+        for ref in ("main", "2026", "heads/both", "tags/v1.0", "7/head", "refs/heads", "refs/main"):
             with pytest.raises(RefNotFound):
                 await provider.resolve(bench.spec(ref))
 
@@ -244,7 +261,7 @@ async def test_a_short_sha_that_two_tips_share_is_not_guessed(bench: Bench) -> N
 async def test_a_repository_without_a_default_branch_names_the_branches_it_has(bench: Bench) -> None:
     run_git(bench.repository, "symbolic-ref", "HEAD", "refs/heads/unborn")
     async with provided(bench) as provider:
-        with pytest.raises(RefNotFound, match=r"no default branch\. It has both, feature/main"):
+        with pytest.raises(RefNotFound, match=r"no default branch\. It has .+, both, deadbeef\."):
             await provider.resolve(bench.spec("HEAD"))
 
 
@@ -510,59 +527,74 @@ async def test_a_server_that_hangs_is_given_up() -> None:
                 await provider.resolve(RepoSpec.parse(f"git/{quote(url + '/r', safe='')}/HEAD"))
 
 
-# ---- gh
+# ---- what differs between providers
 
 
-@pytest.mark.parametrize(
-    ("locator", "url"),
-    [
-        ("octocat/hello", "https://github.com/octocat/hello"),
-        ("octo-cat/hello.world_1", "https://github.com/octo-cat/hello.world_1"),
-        ("short_corp/x", "https://github.com/short_corp/x"),
-        ("octocat/hello.git", "https://github.com/octocat/hello"),
-        ("octocat/.github", "https://github.com/octocat/.github"),
-        ("octocat", None),
-        ("-octocat/hello", None),
-        ("octocat/..", None),
-        ("octocat/.git", None),
-        ("octocat/hello/tree", None),
-        ("octo cat/hello", None),
-        ("octocat/hello?x", None),
-        ("octocat@evil.example/hello", None),
-        ("a" * 40 + "/hello", None),
-        ("octocat/" + "a" * 101, None),
-        ("octocat/hello\n", None),
-    ],
-)
-async def test_a_github_name_becomes_its_address_or_is_refused(locator: str, url: str | None) -> None:
-    async with asyncio.TaskGroup() as tasks:
-        provider = GitHubProvider(OutgoingRules(), tasks)
-        spec = RepoSpec("gh", locator, "HEAD")
-        if url is not None:
-            assert provider.fetch_url(spec) == url
-        else:
-            with pytest.raises(BadLink, match="OWNER/REPOSITORY"):
-                await provider.resolve(spec)
-
-
-async def test_github_is_resolved_like_any_git_server(bench: Bench) -> None:
-    class Elsewhere(GitHubProvider):
-        """GitHub's provider, with the server of this test in GitHub's place."""
-
-        def fetch_url(self, spec: RepoSpec) -> str:
-            return super().fetch_url(spec).replace("https://github.com/o", bench.server.url)
-
-    async with asyncio.TaskGroup() as tasks:
-        provider = Elsewhere(bench.rules, tasks)
-        assert (await provider.resolve(RepoSpec.parse("gh/o/r.git/v1.0"))).version == bench.commits["tagged"]
-
-
-async def test_both_keep_to_the_seam_and_to_the_list() -> None:
+@pytest.mark.parametrize(("name", "locator", "url"), LOCATORS)
+async def test_a_locator_becomes_its_address_or_is_refused(name: str, locator: str, url: str | None) -> None:
     async with asyncio.TaskGroup() as tasks:
         nothing = OutgoingRules(frozenset())
-        providers: list[RepoProvider] = [GitProvider(nothing, tasks), GitHubProvider(nothing, tasks)]
-        assert [provider.name for provider in providers] == ["git", "gh"]
-        for provider in providers:
-            spec = RepoSpec(provider.name, "o/r" if provider.name == "gh" else "https://github.com/o/r", "HEAD")
-            with pytest.raises(ReplayError, match=r"github\.com is not among the hosts"):
+        provider: GitProvider = {
+            "gh": GitHubProvider(nothing, tasks),
+            "gist": GistProvider(nothing, tasks),
+            "gl": GitLabProvider(nothing, tasks, hosts=["gitlab.example.org", "GitLab.example.org:8443"]),
+        }[name]
+        spec = RepoSpec(name, locator, "HEAD")
+        if url is not None:
+            assert provider.fetch_url(spec) == url
+            with pytest.raises(OriginRefused, match="is not among the hosts"):
                 await provider.resolve(spec)
+        else:
+            with pytest.raises((BadLink, OriginRefused)):
+                await provider.resolve(spec)
+
+
+@pytest.mark.parametrize(("one", "other"), SAME)
+async def test_two_links_of_one_repository_are_of_one_repository(
+    one: str, other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answers(url: str, *_: object, **__: object) -> git.RemoteRefs:
+        return git.RemoteRefs(url, None, dict.fromkeys(("HEAD", "refs/heads/main"), "a" * 40), {})
+
+    monkeypatch.setattr(git_provider, "list_refs", answers)
+    rules = OutgoingRules(frozenset({"github.com", "gist.github.com", "gitlab.com", "gitlab.example.org"}))
+    async with asyncio.TaskGroup() as tasks:
+        found: list[GitProvider] = [
+            GitProvider(rules, tasks),
+            GitHubProvider(rules, tasks),
+            GitLabProvider(rules, tasks, hosts=["gitlab.example.org"]),
+            GistProvider(rules, tasks),
+        ]
+        providers = {provider.name: provider for provider in found}
+        specs = [RepoSpec.parse(link) for link in (one, other)]
+        resolved = [await providers[spec.provider].resolve(spec) for spec in specs]
+    assert len({each.repository for each in resolved}) == 1
+    assert {Repository.of_url(spec.url) for spec in specs} == {resolved[0].repository}, "as the link alone says"
+
+
+async def test_all_keep_to_the_seam() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        rules = OutgoingRules()
+        providers: list[RepoProvider] = [kind(rules, tasks) for kind in KINDS.values()]
+        assert [provider.name for provider in providers] == list(KINDS)
+
+
+# ---- addresses that do not say where a branch's name ends
+
+
+async def test_what_was_pasted_is_told_by_the_refs_and_launched_without_asking_again(bench: Bench) -> None:
+    (github,) = (named for named in PROVIDERS if named.name == "gh")
+    ada = Person("ada", frozenset({"vo.one"}))
+    async with elsewhere(bench, github) as provider:
+        pasted = PastedLinks({"gh": provider}, PolicySet.alike({"vo.one": ""}, Resources()))
+        for path, link in {
+            "blob/release/2026/n/a.ipynb": "release/2026?urlpath=lab/tree/n/a.ipynb",
+            "blob/light/a.ipynb": "light?urlpath=lab/tree/a.ipynb",
+            "tree/nested/main": "nested/main",
+            "blob/gone/a.ipynb": "gone?urlpath=lab/tree/a.ipynb",
+        }.items():
+            found = await pasted.find(ada, f"https://github.com/o/r/{path}")
+            assert found.link == f"/v2/gh/o/r/{link}"
+        resolved = await provider.resolve(RepoSpec.parse("gh/o/r/release/2026"))
+    assert resolved.version == bench.commits["tagged"]
+    assert bench.listings == 1

@@ -30,7 +30,12 @@ EVERYTHING: Mapping[str, Any] = {
     "hub": {"url": "https://hub.example.org"},
     "vos": {"vo.example.org": "https://enrol.example.org", "students": ""},
     "sessions": {"memory": {"guarantee": "1G", "limit": "3G"}, "cpu": {"guarantee": 0.5, "limit": 2}},
-    "repositories": {"allowedHosts": ["github.com", "*.example.org"], "exemptOrigins": ["http://10.0.0.1:3000"]},
+    "repositories": {
+        "allowedHosts": ["github.com", "*.example.org"],
+        "archiveHosts": ["zenodo.org"],
+        "gitlabHosts": ["git.example.org"],
+        "exemptOrigins": ["http://10.0.0.1:3000"],
+    },
     "registry": {"url": "https://registry.example.org/replay", "secret": "pull-account", "pushSecret": "push"},
     "service": {
         "image": {"name": "registry.example.org/replay-service", "tag": "1", "pullPolicy": "Always"},

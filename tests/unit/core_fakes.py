@@ -34,6 +34,7 @@ from replay_build_service.links import Repository, RepoSpec
 from replay_build_service.permissions import Permissions
 from replay_build_service.policies import PolicySet
 from replay_build_service.policy_values import Feature, Resources, VOPolicy
+from replay_build_service.providers.base import RepoProvider
 
 CANCELLED = BuildFailure(FailureReason.CANCELLED, "The build was cancelled.")
 BROKEN = BuildFailure(FailureReason.DEPENDENCIES, "Nothing provides six==9.")
@@ -291,14 +292,15 @@ async def a_house(
     store: Any,
     builder: FakeBuilder | None = None,
     hub: FakeHub | None = None,
-    provider: FakeProvider | None = None,
+    provider: RepoProvider | None = None,
     *,
     at_once: int = 2,
     vos: Sequence[str] = ("vo.one", "vo.two"),
     policies: Sequence[VOPolicy] | None = None,
     features: Sequence[Feature] = (),
+    archive: RepoProvider | None = None,
 ) -> AsyncGenerator[House]:
-    """The core of the service over that store; leaving it is the death of its process."""
+    """The core of the service over that store; leaving it is the death of its process. ``archive``: another provider beside ``git``."""
     builder, hub, provider = builder or FakeBuilder(), hub or FakeHub(), provider or FakeProvider()
     try:
         async with asyncio.TaskGroup() as tasks:
@@ -307,7 +309,8 @@ async def a_house(
             if policies is None:
                 policies = [VOPolicy(vo, Resources()) for vo in vos]
             permissions = Permissions(PolicySet(policies), store, store, features)
-            launches = Launches(store, {"git": provider}, builds, hub, permissions, feed, tasks)
+            providers = {"git": provider} if archive is None else {"git": provider, archive.name: archive}
+            launches = Launches(store, providers, builds, hub, permissions, feed, tasks)
 
             async def spawn(user: str, server_name: str, launch_id: LaunchId) -> None:
                 # A refused spawn ends as a failed server does.

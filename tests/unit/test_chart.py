@@ -184,6 +184,8 @@ def test_it_is_told_the_values() -> None:
         "REPLAY_CPU_GUARANTEE": "0.5",
         "REPLAY_CPU_LIMIT": "2",
         "REPLAY_ALLOWED_HOSTS": "github.com,*.example.org",
+        "REPLAY_ARCHIVE_HOSTS": "zenodo.org",
+        "REPLAY_GITLAB_HOSTS": "git.example.org",
         "REPLAY_REGISTRY": "https://registry.example.org/replay",
         "REPLAY_BUILD_PUSH_SECRET": "push",
         "REPLAY_BUILD_NAMESPACE": "replay-builds",

@@ -27,8 +27,11 @@ from replay_build_service.domain import (
     RunnableImage,
     Server,
     ServerStatus,
+    Unanswered,
 )
+from replay_build_service.errors import RepositoryNotFound, SourceFault
 from replay_build_service.links import Repository, RepoSpec
+from replay_build_service.pasting import Pasted
 from replay_build_service.permissions import Notice
 from replay_build_service.policy_values import Community, Feature, GPUs, Offer, Resources, VOPolicy
 from replay_build_service.records import SessionEnd
@@ -43,7 +46,7 @@ from replay_build_service.schemas import (
     UsageModel,
 )
 from replay_build_service.web import make_templates
-from replay_build_service.web.pages import consent_context, home_context, launch_context
+from replay_build_service.web.pages import consent_context, home_context, launch_context, pasted_context
 from replay_build_service.web.session_pages import session_now
 
 SERVICE = Path(replay_build_service.__file__).parent / "web"
@@ -130,9 +133,10 @@ def consent_page(
     problem: str = "",
     urlpath: str = "doc/tree/index.ipynb",
     notices: tuple[str, ...] = NOTICES,
+    unanswered: Unanswered | None = None,
 ) -> dict[str, Any]:
     offers = offers or tuple(Offer(policy) for policy in policies)
-    consent = Consent(of, offers, is_built, usual_seconds, server, holder, same_image)
+    consent = Consent(of, offers, is_built, usual_seconds, server, holder, same_image, unanswered=unanswered)
     chosen = chosen or offers[0].policy.vo
     return consent_context(consent, urlpath, ORIGIN, notices, problem=problem, chosen=chosen)
 
@@ -182,6 +186,7 @@ def error_page(message: str, *nearest: str, enrolments: Sequence[tuple[str, str]
         "refusal": refusal,
         "nearest": [(name, f"/v2/gh/ada/rainfall/{name}") for name in nearest],
         "enrolments": enrolments,
+        "elsewhere": None,
     }
 
 
@@ -218,6 +223,16 @@ PAGES: dict[str, tuple[str, dict[str, Any] | Callable[[], dict[str, Any]]]] = {
     "consent, two VOs": ("consent.html", consent_page(policies=(LARGER, DEFAULT))),
     "consent, no limits": ("consent.html", consent_page(policies=(VOPolicy("vo", Resources()),))),
     "consent, exact commit": ("consent.html", consent_page(resolved(f"gh/ada/rainfall/{COMMIT}"))),
+    "consent, source gone": (
+        "consent.html",
+        consent_page(is_built=True, unanswered=Unanswered(RepositoryNotFound("It is gone or private."), NOW)),
+    ),
+    "consent, source silent, exact commit": (
+        "consent.html",
+        consent_page(
+            resolved(f"gh/ada/rainfall/{COMMIT}"), is_built=True, unanswered=Unanswered(SourceFault(ATTACK), NOW)
+        ),
+    ),
     "consent, another runs": (
         "consent.html",
         consent_page(holder=RUNNING_OTHER, server=server_of(RUNNING_OTHER), is_built=True),
@@ -340,6 +355,16 @@ PAGES: dict[str, tuple[str, dict[str, Any] | Callable[[], dict[str, Any]]]] = {
         launch_page(launch(LaunchState.FAILED, HOSTILE, failure=ATTACK, urlpath=ATTACK, vo=ATTACK)),
     ),
     "home, empty": ("home.html", home_page()),
+    "home, pasted in vain": ("home.html", home_page() | pasted_context("hello", "Replay cannot read this.")),
+    "home, pasted something hostile": ("home.html", home_page() | pasted_context(ATTACK, ATTACK)),
+    "home, pasted with notes": (
+        "home.html",
+        home_page() | pasted_context("x", found=Pasted(RepoSpec("gh", "o/r", "HEAD"), "lab", ("One.", "Two."))),
+    ),
+    "home, pasted with hostile notes": (
+        "home.html",
+        home_page() | pasted_context("x", found=Pasted(RepoSpec("git", ATTACK, ATTACK), ATTACK, (ATTACK,))),
+    ),
     "home, running": ("home.html", home_page(*ALL_STATES, holder=launch(), server=server_of(launch()))),
     "home, running, by the engine": ("home.html", running_home(BY_THE_ENGINE)),
     "home, running, killed once": ("home.html", running_home(BY_THE_ENGINE.model_copy(update={"oom_kills": 1}))),
@@ -382,6 +407,11 @@ PAGES: dict[str, tuple[str, dict[str, Any] | Callable[[], dict[str, Any]]]] = {
     "error": ("error.html", error_page("There is no such page.")),
     "error, nobody logged in": ("error.html", error_page("There is no such page.") | {"person": None, "xsrf": ""}),
     "error, nearest": ("error.html", error_page("There is no branch “mian”.", "main", "maintenance")),
+    "error, archived": (
+        "error.html",
+        error_page("There is no such commit.")
+        | {"elsewhere": (f"swh/swh:1:rev:{COMMIT}", f"/v2/swh/swh:1:rev:{COMMIT}?urlpath=lab")},
+    ),
     "error, in no VO": (
         "error.html",
         error_page(
@@ -609,6 +639,13 @@ def test_a_community_instance_shows_its_name_and_logo() -> None:
         ("consent, built", "2 GB guaranteed, 4 GB at most"),
         ("consent, two VOs", "0.5 cores guaranteed, 2 cores at most"),
         ("consent, no limits", "as much as the machine has"),
+        ("consent, source gone", "The source of this link is gone. It is gone or private."),
+        (
+            "consent, source gone",
+            "commit 5c2f1d6b8f, which this link led to on 26 November 2026. Whether it would lead elsewhere",
+        ),
+        ("consent, source silent, exact commit", "The source of this link does not answer now."),
+        ("consent, source silent, exact commit", ", which this link names for good."),
         ("consent, not built", "Sessions share this machine’s files and network."),
         ("consent, not built", "Somebody else wrote this code."),
         ("consent, another runs", "Your server is running example.org/climate/ice"),
@@ -668,6 +705,7 @@ def test_a_page_says(name: str, text: str) -> None:
         ("launch, ended", "Launch again", "/v2/gh/ada/rainfall/main?urlpath=lab%2Ftree%2Findex.ipynb"),
         ("home, on its way", "See the launch", f"{SERVICE_PATH}launches/{'2e' * 16}"),
         ("error, nearest", "main", "/v2/gh/ada/rainfall/main"),
+        ("error, archived", f"swh/swh:1:rev:{COMMIT}", f"/v2/swh/swh:1:rev:{COMMIT}?urlpath=lab"),
         ("error, in no VO", "vo.one", "https://vo.example.org/?a=b&c=d"),
     ],
 )

@@ -100,6 +100,8 @@ def test_a_denial_holds_for_each_spelling_of_a_host_that_does_not_tell_cases_apa
         ("https://git.example.org/", "write git.example.org/**."),
         ("github.com/octocat", "For all of theirs write github.com/octocat/**."),
         ("gitlab.com/*", "names an owner and no repository"),
+        ("gist.github.com/ada/*", "whose a gist is cannot be checked"),
+        ("gist.github.com/ada/**", "whose a gist is cannot be checked"),
         ("github.com/**/x", "** stands for all that is below, as the last part"),
         ("github.com/a**", "** stands for all that is below, as the last part"),
         ("ssh://git@github.com/a/b", "is no pattern for repositories"),

@@ -7,7 +7,7 @@ import pytest
 
 from replay_build_service.domain import ResolvedRef
 from replay_build_service.links import Repository, RepoSpec
-from replay_build_service.web.pages import urlpath_of
+from replay_build_service.pasting import urlpath_of
 from replay_build_service.web.share import Share, share_links
 
 HUB = "https://hub.example.org"

@@ -20,6 +20,8 @@
     "REPLAY_CPU_LIMIT" .Values.sessions.cpu.limit
     "REPLAY_FEATURES" (join "," .Values.sessions.features)
     "REPLAY_ALLOWED_HOSTS" (join "," .Values.repositories.allowedHosts)
+    "REPLAY_ARCHIVE_HOSTS" (join "," .Values.repositories.archiveHosts)
+    "REPLAY_GITLAB_HOSTS" (join "," .Values.repositories.gitlabHosts)
     "REPLAY_EXEMPT_ORIGINS" (join "," .Values.repositories.exemptOrigins)
     "REPLAY_BUILDER" "kubernetes"
     "REPLAY_BUILD_NAMESPACE" (include "replay.buildNamespace" .)

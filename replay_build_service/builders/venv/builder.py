@@ -29,6 +29,7 @@ from replay_build_service.builders.detached.build import (
 )
 from replay_build_service.builders.detached.failures import disk_failure
 from replay_build_service.builders.detached.folder import write_whole
+from replay_build_service.builders.detached.sources import recipe_parameters
 from replay_build_service.builders.venv.folder import REFERENCE_PREFIX, EnvironmentFolder, Instructions
 from replay_build_service.builders.venv.session import session_environment
 from replay_build_service.domain import BuildFailure, BuildId, BuildJob, BuildRecipe, RunnableImage
@@ -92,6 +93,7 @@ class VenvBuilder:
             "platform": f"{sys.platform}-{platform.machine()}",
         }
         parameters |= {name: settings.environment[name] for name in _OUTCOME_SETTINGS if name in settings.environment}
+        parameters |= recipe_parameters(settings.outgoing)
         self._recipe = BuildRecipe("venv", tuple(sorted(parameters.items())))
 
     @property

@@ -1,0 +1,123 @@
+"""From a link to what runs: what its provider says, or, where the source says nothing, what the link led to last.
+
+A source that is gone, or that does not answer now, takes no image with it. What was built of the same link is offered then, and the
+person is told so before they agree. A source that answers and has no such branch has said what is so: nothing is started in
+its place. Policies and limits see the repository that the image was made from, as in any other launch.
+
+Knows providers, builds and the store by their protocols.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from replay_build_service.builds import Builds
+from replay_build_service.domain import ImageName, ResolvedRef, Unanswered, Wish
+from replay_build_service.errors import RefNotFound, ReplayError, RepositoryNotFound, SourceFault, UnknownProvider
+from replay_build_service.links import RepoSpec
+from replay_build_service.providers.base import RepoProvider
+
+_ARCHIVE = "swh"
+"""The provider that archives what others publish, and names a commit by the same SHA (https://docs.softwareheritage.org/devel/swh-model/persistent-identifiers.html)."""
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class ResolvingStore(Protocol):
+    """What resolving asks of the database; see `replay_build_service.db.Store`."""
+
+    async def last_built(self, spec: RepoSpec, builder: str) -> tuple[ResolvedRef, ImageName, datetime] | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What a link leads to."""
+
+    resolved: ResolvedRef
+    image_name: ImageName
+    unanswered: Unanswered | None = None
+    """Where this is what it led to last, and the image was there a moment ago."""
+
+
+class Resolving:
+    """Links of one service."""
+
+    def __init__(self, store: ResolvingStore, providers: Mapping[str, RepoProvider], builds: Builds) -> None:
+        self._store = store
+        self._providers = providers
+        self._builds = builds
+
+    async def resolve(self, spec: RepoSpec) -> ResolvedRef:
+        """What the source says now. Raises `UnknownProvider`, and as `RepoProvider.resolve`."""
+        provider = self._providers.get(spec.provider)
+        if provider is None:
+            raise UnknownProvider(f"There is no provider “{spec.provider}” here.")
+        return await provider.resolve(spec)
+
+    async def offered(self, spec: RepoSpec) -> Meaning:
+        """What a person is shown before they agree. Raises as `resolve` where there is nothing to offer.
+
+        A commit that is missing is looked for in Software Heritage: `NotFound.elsewhere` of what is raised is a link to it there.
+        """
+        try:
+            return await self._meaning(spec)
+        except (RepositoryNotFound, RefNotFound) as error:
+            archived = await self._archived(spec)
+            if archived is None:
+                raise
+            # The provider keeps its error for others, so that one is left as it is.
+            is_ref = isinstance(error, RefNotFound)
+            told = RefNotFound(error.sentence, error.nearest) if is_ref else RepositoryNotFound(error.sentence)
+            told.elsewhere = archived.text
+            raise told from error
+
+    async def _archived(self, spec: RepoSpec) -> RepoSpec | None:
+        """Where Software Heritage has the commit that a link names by its full SHA; none where that is not known."""
+        if not _COMMIT.fullmatch(spec.ref.lower()) or _ARCHIVE not in self._providers:
+            return None
+        archived = RepoSpec(_ARCHIVE, f"swh:1:rev:{spec.ref.lower()}", "")
+        try:
+            await self.resolve(archived)
+        except ReplayError:  # Whatever is wrong there, what is told is that the commit is missing where it should be.
+            return None
+        return archived
+
+    async def _meaning(self, spec: RepoSpec) -> Meaning:
+        try:
+            resolved = await self.resolve(spec)
+        except (RepositoryNotFound, SourceFault) as error:
+            known = await self.last_known(spec, error)
+            if known is None:
+                raise
+            return known
+        return Meaning(resolved, self._builds.name_of(resolved))
+
+    async def agreed(self, wish: Wish) -> Meaning:
+        """What a person has agreed to: the version that they saw. Raises as `resolve`, and `BadLink`.
+
+        Who names no version has agreed to what the source says, and not to what it said once.
+        """
+        spec = RepoSpec.parse(wish.repo)
+        is_as_linked = wish.version is None or wish.version == spec.ref
+        found = await self._meaning(spec if is_as_linked else spec.pinned_to(wish.version or ""))
+        if found.unanswered is not None and found.resolved.version != (wish.version or spec.ref):
+            raise found.unanswered.error
+        return dataclasses.replace(found, resolved=dataclasses.replace(found.resolved, spec=spec))
+
+    async def last_known(self, spec: RepoSpec, error: RepositoryNotFound | SourceFault) -> Meaning | None:
+        """What the link led to when it was last launched or built, if that image is still there; ``error`` is why that is asked.
+
+        Raises `SourceFault` where it cannot be known now whether the image is there.
+        """
+        last = await self._store.last_built(spec, self._builds.builder)
+        if last is None:
+            return None
+        was, image_name, at = last
+        resolved = dataclasses.replace(was, spec=spec)
+        # What an earlier recipe made is better than nothing, since it cannot be made anew.
+        for name in dict.fromkeys((self._builds.name_of(resolved), image_name)):
+            if await self._builds.find(name) is not None:
+                return Meaning(resolved, name, Unanswered(error, at))
+        return None
