@@ -27,7 +27,7 @@ from tests.unit.builder_cases import checkout
 from tests.unit.test_buildpacks import documented, far_away, picked, written
 from tests.unit.test_errors_doc import SAID
 
-pytestmark = pytest.mark.hub_independent
+pytestmark = pytest.mark.one_hub_version
 
 __all__ = ["documented", "far_away", "picked"]  # fixtures
 
