@@ -95,7 +95,24 @@ def resolved(text: str = "gh/ada/rainfall/main", version: str = COMMIT) -> Resol
 
 HELLO = resolved()
 OTHER = resolved("git/https%3A%2F%2Fexample.org%2Fclimate%2Fice.git/feature/cores")
-HOSTILE = ResolvedRef(Repository(f"javascript://{ATTACK}"), RepoSpec("git", ATTACK, ATTACK), ATTACK, ATTACK)
+RECORD = ResolvedRef(
+    Repository.of_url("https://doi.org/10.5281/zenodo.100"),
+    RepoSpec.parse("zenodo/10.5281/zenodo.101"),
+    "zenodo+https://zenodo.org/api/records/101",
+    "101-0123456789ab",
+    page="https://zenodo.org/records/101",
+    title="Rain of a year",
+    license="cc-by-4.0",
+)
+HOSTILE = ResolvedRef(
+    Repository(f"javascript://{ATTACK}"),
+    RepoSpec("git", ATTACK, ATTACK),
+    ATTACK,
+    ATTACK,
+    f"javascript:{ATTACK}",
+    ATTACK,
+    ATTACK,
+)
 
 
 def launch(state: LaunchState = LaunchState.RUNNING, of: ResolvedRef = HELLO, **changes: Any) -> Launch:
@@ -223,6 +240,7 @@ PAGES: dict[str, tuple[str, dict[str, Any] | Callable[[], dict[str, Any]]]] = {
     "consent, two VOs": ("consent.html", consent_page(policies=(LARGER, DEFAULT))),
     "consent, no limits": ("consent.html", consent_page(policies=(VOPolicy("vo", Resources()),))),
     "consent, exact commit": ("consent.html", consent_page(resolved(f"gh/ada/rainfall/{COMMIT}"))),
+    "consent, a record": ("consent.html", consent_page(RECORD, urlpath="lab/tree/rain.ipynb")),
     "consent, source gone": (
         "consent.html",
         consent_page(is_built=True, unanswered=Unanswered(RepositoryNotFound("It is gone or private."), NOW)),
@@ -809,6 +827,16 @@ def test_someone_who_is_not_logged_in_sees_what_the_link_means_and_one_button() 
     assert "Nothing has been started; nothing was requested." in page.text
     assert page.href_of("Log in to continue", html) == HUB_PAGE["login_url"]
     assert [link["class"] for link in page.all("a")] == ["brand", "button"]
+
+
+def test_a_record_is_shown_with_its_title_licence_and_version_and_can_be_shared_as_that() -> None:
+    page = Page(html_of("consent, a record"))
+    for told in ("Rain of a year", "cc-by-4.0", "Version 101", "doi.org/10.5281/zenodo.100"):
+        assert told in " ".join(page.text.split()), told
+    assert "Commit" not in page.text
+    html = html_of("consent, a record")
+    assert 'href="https://zenodo.org/records/101"' in html
+    assert "/v2/zenodo/10.5281/zenodo.101@101-0123456789ab?urlpath=lab%2Ftree%2Frain.ipynb" in html
 
 
 def test_a_link_with_a_problem_offers_no_login() -> None:
