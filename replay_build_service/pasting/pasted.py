@@ -107,9 +107,15 @@ def opened_file(path: Sequence[str]) -> str:
 def urlpath_of(query: str) -> str:
     """What a link wants opened: ``urlpath`` as it is, ``labpath`` in Lab's single-document view, ``filepath`` in the tree.
 
-    As BinderHub reads them (https://binderhub.readthedocs.io/en/latest/reference/urls.html).
+    As BinderHub reads them (https://binderhub.readthedocs.io/en/latest/reference/urls.html). Raises `BadLink` for ``content``, which
+    names a second repository: to leave it out in silence would open something else than the link says.
     """
     arguments = parse_qs(query)
+    if "content" in arguments:
+        raise BadLink(
+            "This link asks for the notebooks of one repository in the environment of another (content=), which Replay cannot do yet. "
+            "Leave that out to open the first repository alone."
+        )
 
     def first(name: str) -> str:
         return arguments.get(name, [""])[0]

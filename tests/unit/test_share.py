@@ -6,6 +6,7 @@ from html import escape
 import pytest
 
 from replay_build_service.domain import ResolvedRef
+from replay_build_service.errors import BadLink
 from replay_build_service.links import Repository, RepoSpec
 from replay_build_service.pasting import urlpath_of
 from replay_build_service.web.share import Share, share_links
@@ -64,3 +65,8 @@ def test_a_shared_link_opens_what_it_was_made_of(text: str, urlpath: str) -> Non
         path, _, query = share.url.removeprefix(f"{HUB}/v2/").partition("?")
         assert RepoSpec.parse(path) == replace(RepoSpec.parse(text), ref=ref)
         assert urlpath_of(query) == urlpath
+
+
+def test_a_link_that_asks_for_a_second_repository_is_not_opened_without_it() -> None:
+    with pytest.raises(BadLink, match="content="):
+        urlpath_of("labpath=a.ipynb&content=gh/ada/rain/HEAD")
