@@ -40,7 +40,7 @@ test-hub6: $(STAMPS)/test $(STAMPS)/pages
 
 # All but what knows no JupyterHub at all, or asks nothing of it that versions differ in: that has run with the other one.
 test-hub55: $(STAMPS)/hub55 $(STAMPS)/pages
-	PATH='$(CURDIR)/$(HUB55)/bin:$(PATH)' $(HUB55)/bin/python $(PYTEST) -m 'not hub_independent and not one_hub_version'
+	PATH='$(CURDIR)/$(HUB55)/bin:$(PATH)' $(HUB55)/bin/python $(PYTEST) $(LESS) -m 'not hub_independent and not one_hub_version'
 
 CLUSTER ?= tests/cluster
 # On a Kubernetes of its own, one test after the other. The first time, that is compiled, which takes minutes.

@@ -20,6 +20,8 @@ Settings come from the environment, all optional but the first two:
     REPLAY_TOKEN_REVOKE              1                       0: those are not given back when sessions end
     REPLAY_ALLOWED_HOSTS             public forges           hosts that repositories may come from, by commas
     REPLAY_ARCHIVE_HOSTS             public archives         the same for records; none where only the line above is set
+    REPLAY_DATAVERSE_INSTALLATIONS                           a file of Dataverses beside those that Replay knows: docs/archives.md
+    REPLAY_SOURCE_TOKENS_FILE                                a file of tokens for archives' APIs: docs/archives.md
     REPLAY_GITLAB_HOSTS                                      GitLabs beside gitlab.com, by commas
     REPLAY_EXEMPT_ORIGINS                                    origins asked although private or not HTTPS, by commas
     REPLAY_BUILDER                   venv                    docker: builds and sessions are containers of an engine;
@@ -275,6 +277,8 @@ if hosts := listed("ALLOWED_HOSTS"):
 # Who lists hosts means these and no others.
 if hosts or listed("ARCHIVE_HOSTS"):
     c.ReplayBuildService.archive_hosts = listed("ARCHIVE_HOSTS")
+c.ReplayBuildService.dataverse_installations = setting("DATAVERSE_INSTALLATIONS")
+c.ReplayBuildService.source_tokens_file = setting("SOURCE_TOKENS_FILE")
 c.ReplayBuildService.gitlab_hosts = listed("GITLAB_HOSTS")
 c.ReplayBuildService.exempt_origins = listed("EXEMPT_ORIGINS")
 c.ReplayBuildService.builder = builder

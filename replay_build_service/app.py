@@ -26,6 +26,7 @@ from replay_build_service.assembly import (
     make_policies,
     make_providers,
     outgoing_rules,
+    source_tokens,
 )
 from replay_build_service.assembly.features import make_features
 from replay_build_service.assembly.managing import make_managing
@@ -210,6 +211,7 @@ class ReplayBuildService(ServiceSettings):
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT."""
         outgoing_rules(self)  # Before anything else is begun.
+        source_tokens(self)
         policies = make_policies(self)
         make_features(self)
         installed_providers()
@@ -238,7 +240,9 @@ class ReplayBuildService(ServiceSettings):
             store = Store(await resources.enter_async_context(open_database(self.database_url, self.upgrade_command)))
             hub = await resources.enter_async_context(HubClient(os.environ["JUPYTERHUB_API_URL"], api_token))
             builder = await make_builder(self, state, resources)
-            ask = await resources.enter_async_context(Asker(outgoing_rules(self).for_archives()))
+            asker = Asker(outgoing_rules(self).for_archives(), tokens=source_tokens(self))
+            ask = await resources.enter_async_context(asker)
+            resources.enter_context(metrics.sources_watched(ask.limits.remaining))
             self._serve_metrics(resources)
             try:
                 async with asyncio.TaskGroup() as tasks:

@@ -54,6 +54,7 @@ class RepoSpec:
         locator = "/".join(_decoded(part) for part in named)
         if not all(named) or len(named) < (syntax.segments or 1):
             raise BadLink(f"This link names no repository. It should read /v2/{syntax.example}.")
+        locator = syntax.locator(locator)
         syntax.address(locator)
         if syntax.ref is RefRule.PIN:
             ref = pinned["version"] if pinned is not None else ""

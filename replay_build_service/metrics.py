@@ -1,15 +1,18 @@
-"""What is counted for those who run a site, in Prometheus' form. Labels come from closed sets: never a repository or a person.
+"""What is counted for those who run a site, in Prometheus' form. Labels come from closed sets (hosts: those that the administrator allows), and
+are never a repository or a person.
 
 A leaf: the core counts here, ``app`` serves it on an address of its own, which no route of the hub leads to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, start_http_server
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from replay_build_service.domain import Build, BuildFailure, Launch, RunnableImage
 
@@ -67,6 +70,29 @@ def launch_ready(launch: Launch) -> None:
 def launch_failed() -> None:
     """Count a launch that did not become a server, and was not given up."""
     _launches.labels("failed").inc()
+
+
+@contextmanager
+def sources_watched(remaining: Mapping[str, int]) -> Generator[None]:
+    """Shows ``remaining``, as it is when Prometheus asks: by host, how many more questions a source takes, as it last said."""
+    sources = _Sources(remaining)
+    REGISTRY.register(sources)
+    try:
+        yield
+    finally:
+        REGISTRY.unregister(sources)
+
+
+class _Sources(Collector):
+    def __init__(self, remaining: Mapping[str, int]) -> None:
+        self._remaining = remaining
+
+    def collect(self) -> Iterable[Metric]:
+        told = "Questions that a source of repositories takes before it wants a pause, as it last said."
+        shown = GaugeMetricFamily("replay_source_requests_left", told, labels=["host"])
+        for host, left in dict(self._remaining).items():  # a copy: another thread asks
+            shown.add_metric([host], left)
+        return [shown]
 
 
 @contextmanager

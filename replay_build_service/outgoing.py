@@ -80,6 +80,8 @@ DEFAULT_ARCHIVE_HOSTS = frozenset(
 """APIs of archives of records, and the storage that their downloads are redirected to (docs/archives.md has which is whose). Those of
 Dataverse's installations come from their own list. An administrator's own list replaces it."""
 
+_NO_PORTALS = DEFAULT_ALLOWED_HOSTS | (DEFAULT_ARCHIVE_HOSTS - {"demo.ckan.org"})
+
 RESOLVE_TIMEOUT = 10.0
 """Seconds that a name may take to resolve."""
 
@@ -121,6 +123,12 @@ class Origin:
                 "The address holds a user name or a password. Replay sends no credentials; leave them out."
             )
         return cls(parts.scheme, _canonical_host(name), DEFAULT_PORTS[parts.scheme] if port is None else port)
+
+    @property
+    def netloc(self) -> str:
+        """Host and port as a URL has them: the port where it is not the scheme's own."""
+        host = _bracketed(self.host)
+        return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
     def __str__(self) -> str:
         return f"{self.scheme}://{_bracketed(self.host)}:{self.port}"
@@ -170,10 +178,16 @@ class OutgoingRules:
 
     def allows(self, host: str, port: int) -> bool:
         """Whether the host is on the list, at that port."""
-        suffix = "" if port == 443 else f":{port}"
-        labels = host.split(".")
-        below = ("*." + ".".join(labels[start:]) for start in range(1, len(labels)))
-        return any(f"{name}{suffix}" in self.allowed_hosts for name in (host, *below))
+        return _is_among(self.allowed_hosts, host, port)
+
+    def is_portal(self, origin: Origin) -> bool:
+        """Whether it is an archive that the administrator has added: what the API of any portal of CKAN may be asked of.
+
+        No host that is for git, nor another archive's or its storage's: strangers can put there what looks like a portal's answers.
+        """
+        host, port = origin.host, origin.port
+        is_added = _is_among(self.archive_hosts, host, port) and not _is_among(_NO_PORTALS, host, port)
+        return self.is_exempt(origin) or is_added
 
     def for_archives(self) -> Self:
         """The same for what is asked of archives of records: their hosts, too."""
@@ -209,6 +223,13 @@ class OutgoingRules:
             )
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError("These are no outgoing rules.") from error
+
+
+def _is_among(hosts: frozenset[str], host: str, port: int) -> bool:
+    suffix = "" if port == 443 else f":{port}"
+    labels = host.split(".")
+    below = ("*." + ".".join(labels[start:]) for start in range(1, len(labels)))
+    return any(f"{name}{suffix}" in hosts for name in (host, *below))
 
 
 def admit(url: str, rules: OutgoingRules) -> Origin:

@@ -8,6 +8,7 @@ is not decided here.
 from __future__ import annotations
 
 import ssl
+import zlib
 from collections.abc import AsyncIterator, Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import Any, cast
@@ -26,7 +27,10 @@ from replay_build_service.outgoing import (
     resolve_host,
 )
 
-__all__ = ["GuardedTransport", "guarded_client"]
+__all__ = ["PACKED", "GuardedTransport", "TooLongAnswer", "UnreadableAnswer", "guarded_client", "read_bounded"]
+
+PACKED = {"Accept-Encoding": "gzip"}
+"""Headers of a request whose answer `read_bounded` reads."""
 
 
 def _ssl_context(rules: OutgoingRules) -> ssl.SSLContext:
@@ -137,6 +141,39 @@ def _as_httpx_errors(request: httpx.Request) -> Generator[None]:
     except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, httpcore.ProxyError) as error:
         kind = getattr(httpx, type(error).__name__, httpx.TransportError)
         raise cast("type[httpx.TransportError]", kind)(str(error), request=request) from error
+
+
+class UnreadableAnswer(Exception):
+    """It is packed otherwise than was asked for, or is damaged."""
+
+
+class TooLongAnswer(UnreadableAnswer):
+    """There is more than is read."""
+
+
+async def read_bounded(response: httpx.Response, most: int) -> bytes:
+    """A body of at most ``most`` bytes, unpacked where it came packed, of which never more is held.
+
+    httpx's own ways of reading unpack all that has come at once, a thousand times as much or, packed twice, a million times. Raises
+    `UnreadableAnswer`, `TooLongAnswer`, and what httpx raises where the connection breaks off.
+    """
+    codings = [one.lower() for one in response.headers.get_list("Content-Encoding", split_commas=True) if one]
+    codings = [one for one in codings if one != "identity"]
+    if codings not in ([], ["gzip"], ["x-gzip"]):
+        raise UnreadableAnswer(", ".join(codings)[:100])
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16) if codings else None
+    body = bytearray()
+    try:
+        async for part in response.aiter_raw():
+            # One byte more than there may be, so that this is noticed.
+            body += part if unpacker is None else unpacker.decompress(part, most + 1 - len(body))
+            if len(body) > most:
+                raise TooLongAnswer
+    except zlib.error as error:
+        raise UnreadableAnswer(str(error)) from error
+    if unpacker is not None and (not unpacker.eof or unpacker.unused_data):
+        raise UnreadableAnswer("gzip")
+    return bytes(body)
 
 
 def guarded_client(

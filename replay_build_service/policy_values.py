@@ -18,6 +18,7 @@ from urllib.parse import unquote
 from replay_build_service.errors import BadLink, LimitReached
 from replay_build_service.links import Repository
 from replay_build_service.rulings import Terms
+from replay_build_service.syntax import syntax_of
 
 SERVERS_PER_REPOSITORY = 100
 """How many servers a repository may have at once where a policy says no other number; as BinderHub and EGI Replay have it."""
@@ -141,11 +142,35 @@ def _canonical_pattern(text: str) -> str:
     return found
 
 
+_OTHERWISE_KNOWN = tuple(
+    (re.compile(pattern, re.IGNORECASE), instead)
+    for pattern, instead in (
+        (
+            r"(?:zenodo|figshare|dataverse|doi|(?:www|dx)\.doi\.org|(?:www\.|sandbox\.)?zenodo\.org|(?:[^/]+\.)?figshare\.com)/.*"
+            r"|doi\.org/.*figshare\.[0-9]+\.v[0-9]+",
+            "doi.org/DOI, with the DOI that all versions share",
+        ),
+        (r"(?:hydroshare|hydroshare\.org|doi\.org/10\.4211)/.*", "www.hydroshare.org/resource/ID"),
+        (r"(?:osf|doi\.org/10\.17605)/.*", "osf.io/ID"),
+        (
+            r"swh/.*|archive\.softwareheritage\.org/swh:1:(?:rev|rel|snp):.*",
+            "archive.softwareheritage.org/swh:1:dir:ID, the directory that is meant",
+        ),
+    )
+)
+"""What one could take for the address of a record, and what its records are known by: see `replay_build_service.sources`."""
+
+
 def _refuse_what_names_none(spelled: str, host: str, path: str) -> None:
     """Raises `BadLink` for what would never match anything, or not as it reads."""
     if not path:
         raise BadLink(f"“{_shown(spelled)}” names no repository. For all that a host has, write {_shown(host)}/**.")
     parts = path.split("/")
+    for pattern, instead in _OTHERWISE_KNOWN:
+        if pattern.fullmatch(f"{host}/{path}"):
+            raise BadLink(f"“{_shown(spelled)}” never matches: write {instead}.")
+    if syntax_of(host) is not None:
+        raise BadLink(f"“{_shown(spelled)}” never matches: write its address, as the page shows it before a launch.")
     if host == "gist.github.com" and len(parts) > 1:
         raise BadLink(
             f"“{_shown(spelled)}”: whose a gist is cannot be checked, so none can be named by its owner. Write gist.github.com/ID."

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from cachetools import TTLCache
+
 from replay_build_service.builds import Builds
 from replay_build_service.domain import ImageName, ResolvedRef, Unanswered, Wish
 from replay_build_service.errors import RefNotFound, ReplayError, RepositoryNotFound, SourceFault, UnknownProvider
@@ -23,6 +25,9 @@ from replay_build_service.providers.base import RepoProvider
 _ARCHIVE = "swh"
 """The provider that archives what others publish, and names a commit by the same SHA (https://docs.softwareheritage.org/devel/swh-model/persistent-identifiers.html)."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHOWN_KEPT = 3600.0
+"""Seconds for which it is remembered where a link led: between a look at the page and its button."""
+_MOST_SHOWN = 5_000
 
 
 class ResolvingStore(Protocol):
@@ -48,6 +53,7 @@ class Resolving:
         self._store = store
         self._providers = providers
         self._builds = builds
+        self._shown: TTLCache[tuple[str, str], None] = TTLCache(_MOST_SHOWN, _SHOWN_KEPT)
 
     async def resolve(self, spec: RepoSpec) -> ResolvedRef:
         """What the source says now. Raises `UnknownProvider`, and as `RepoProvider.resolve`."""
@@ -88,23 +94,37 @@ class Resolving:
         try:
             resolved = await self.resolve(spec)
         except (RepositoryNotFound, SourceFault) as error:
-            known = await self.last_known(spec, error)
-            if known is None:
+            meaning = await self.last_known(spec, error)
+            if meaning is None:
                 raise
-            return known
-        return Meaning(resolved, self._builds.name_of(resolved))
+        else:
+            meaning = Meaning(resolved, self._builds.name_of(resolved))
+        self._shown[spec.text, meaning.resolved.version] = None
+        return meaning
 
     async def agreed(self, wish: Wish) -> Meaning:
         """What a person has agreed to: the version that they saw. Raises as `resolve`, and `BadLink`.
 
-        Who names no version has agreed to what the source says, and not to what it said once.
+        Who names no version has agreed to what the source says, and not to what it said once. A version to which the link does not
+        lead goes on record under its own link: else whoever chose it would choose what others are offered in the name of this one.
         """
         spec = RepoSpec.parse(wish.repo)
         is_as_linked = wish.version is None or wish.version == spec.ref
-        found = await self._meaning(spec if is_as_linked else spec.pinned_to(wish.version or ""))
+        asked = spec if is_as_linked else spec.pinned_to(wish.version or "")
+        found = await self._meaning(asked)
         if found.unanswered is not None and found.resolved.version != (wish.version or spec.ref):
             raise found.unanswered.error
-        return dataclasses.replace(found, resolved=dataclasses.replace(found.resolved, spec=spec))
+        named = spec if is_as_linked or await self._leads_to(spec, found.resolved.version) else asked
+        return dataclasses.replace(found, resolved=dataclasses.replace(found.resolved, spec=named))
+
+    async def _leads_to(self, spec: RepoSpec, version: str) -> bool:
+        """Whether a link leads there, or did when somebody was last shown where it leads."""
+        if (spec.text, version) in self._shown:
+            return True
+        try:
+            return (await self._meaning(spec)).resolved.version == version
+        except ReplayError:  # Where that cannot be known now, it is not so.
+            return False
 
     async def last_known(self, spec: RepoSpec, error: RepositoryNotFound | SourceFault) -> Meaning | None:
         """What the link led to when it was last launched or built, if that image is still there; ``error`` is why that is asked.

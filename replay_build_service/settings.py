@@ -91,6 +91,16 @@ class ServiceSettings(Application):
         help="Hosts that may be asked beside these for records of archives (Zenodo, figshare, Dataverse, HydroShare, OSF, Software Heritage, "
         "CKAN), and the storage that they redirect downloads to. Without any, such links are refused.",
     ).tag(config=True)
+    dataverse_installations = Unicode(
+        "",
+        help="A JSON file with installations of Dataverse beside those that Replay knows, or with newer words on these: as the "
+        "community's list is, or as docs/archives.md says. Their hosts may be asked as if they were among `archive_hosts`.",
+    ).tag(config=True)
+    source_tokens_file = Unicode(
+        "",
+        help="A file with tokens for archives' APIs, a line “HOST TOKEN” for each, so that they take more questions. Sent to that "
+        "host alone, as a bearer token, when links are looked up; never to builds, which ask without.",
+    ).tag(config=True)
     gitlab_hosts = List(
         Unicode(),
         help="Hosts, beside gitlab.com, that are GitLabs: what links of the provider “gl” with a whole URL may name. They have to be among "

@@ -44,6 +44,8 @@ class Syntax:
     ref: RefRule = RefRule.NEEDED
     is_one_segment: bool = False
     """Whether the locator's own slashes are written ``%2F``."""
+    locator: Callable[[str], str] = str
+    """From what a link has, percent-decoded, to the one locator that is meant, where there are several spellings. Raises nothing."""
 
     def written(self, locator: str, ref: str) -> str:
         """The canonical spelling of a spec, percent-encoded, without its provider."""
@@ -61,6 +63,10 @@ _GITHUB = re.compile(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+")
 _GITLAB = re.compile(r"[\w.-]+(?:/[\w.-]+)+")
 _GIST = re.compile(r"[A-Za-z0-9_-]{1,39}/[0-9a-f]{5,64}")
 _HYDROSHARE = re.compile(r"[0-9a-f]{32}")
+_HYDROSHARE_LONG = re.compile(
+    r"(?:https?://(?:www\.)?hydroshare\.org/resource/|(?:https?://(?:dx\.)?doi\.org/)?10\.4211/hs\.)([0-9a-f]{32})/?",
+    re.IGNORECASE,
+)
 _OSF = re.compile(r"[a-z0-9]{5,6}")
 _SWHID = re.compile(r"swh:1:(?:cnt|dir|rev|rel|snp):[0-9a-f]{40}")
 
@@ -106,6 +112,12 @@ def _url(locator: str) -> str:
     return locator
 
 
+def _hydroshare_id(locator: str) -> str:
+    """BinderHub takes the resource's address and DOI as well."""
+    long = _HYDROSHARE_LONG.fullmatch(locator)
+    return long[1].lower() if long is not None else locator
+
+
 def _hydroshare(locator: str) -> str:
     if not _HYDROSHARE.fullmatch(locator):
         raise BadLink(
@@ -144,7 +156,7 @@ _SYNTAXES: dict[str, Syntax] = {
         Syntax("zenodo", "zenodo/10.5281/zenodo.NUMBER", _doi, ref=RefRule.PIN),
         Syntax("figshare", "figshare/10.6084/m9.figshare.NUMBER", _doi, ref=RefRule.PIN),
         Syntax("dataverse", "dataverse/10.7910/DVN/NAME", _doi, ref=RefRule.PIN),
-        Syntax("hydroshare", "hydroshare/ID", _hydroshare, ref=RefRule.PIN),
+        Syntax("hydroshare", "hydroshare/ID", _hydroshare, ref=RefRule.PIN, locator=_hydroshare_id),
         Syntax("ckan", "ckan/https%3A%2F%2FHOST%2Fdataset%2FNAME", _ckan, ref=RefRule.PIN, is_one_segment=True),
         Syntax("osf", "osf/ID", _osf, ref=RefRule.PIN),
         Syntax("swh", "swh/swh:1:rev:SHA", _swh, ref=RefRule.PIN),

@@ -7,7 +7,13 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import cast
 
-from replay_build_service.assembly.common import UnusableSettings, credentials_of, outgoing_rules, split_registry
+from replay_build_service.assembly.common import (
+    UnusableSettings,
+    credentials_of,
+    outgoing_rules,
+    source_tokens,
+    split_registry,
+)
 from replay_build_service.assembly.docker import make_docker_builder
 from replay_build_service.assembly.policies import make_policies, session_resources
 from replay_build_service.assembly.providers import make_providers
@@ -24,6 +30,7 @@ __all__ = [
     "make_providers",
     "outgoing_rules",
     "session_resources",
+    "source_tokens",
     "split_registry",
 ]
 

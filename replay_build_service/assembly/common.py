@@ -5,19 +5,24 @@ import base64
 import json
 import logging
 import os
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 from replay_build_service.builders.docker.recipe import configured_base_image
-from replay_build_service.errors import SourceFault
-from replay_build_service.outgoing import OutgoingRules
+from replay_build_service.errors import BadLink, OriginRefused, SourceFault
+from replay_build_service.outgoing import Origin, OutgoingRules
 from replay_build_service.registry import Images, Registry, RegistrySettings
 from replay_build_service.settings import ServiceSettings
+from replay_build_service.sources.dataverse_installations import Installation, known_installations, read_installations
 
 log = logging.getLogger(__name__)
+
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+"""What a bearer token can be (https://www.rfc-editor.org/rfc/rfc6750#section-2.1)."""
 
 _BUILD_NETWORKS = ("", "default", "none", "host")
 """What buildx takes."""
@@ -29,9 +34,10 @@ class UnusableSettings(Exception):
 
 def outgoing_rules(settings: ServiceSettings) -> OutgoingRules:
     """What may be asked of the world outside. Raises `UnusableSettings` where an entry could never match."""
+    archives = frozenset(settings.archive_hosts) | {one.host for one in _own_installations(settings)}
     checks: dict[str, Callable[[], OutgoingRules]] = {
         "allowed_hosts": lambda: OutgoingRules(allowed_hosts=frozenset(settings.allowed_hosts)),
-        "archive_hosts": lambda: OutgoingRules(archive_hosts=frozenset(settings.archive_hosts)),
+        "archive_hosts": lambda: OutgoingRules(archive_hosts=archives),
         "exempt_origins": lambda: OutgoingRules(exempt_origins=frozenset(settings.exempt_origins)),
     }
     for name, check in checks.items():
@@ -46,8 +52,62 @@ def outgoing_rules(settings: ServiceSettings) -> OutgoingRules:
         ca_file=settings.ca_file or None,
         submodules=settings.fetch_submodules,
         lfs_limit=cast(int, settings.lfs_limit),
-        archive_hosts=frozenset(settings.archive_hosts),
+        archive_hosts=archives,
     )
+
+
+def installations(settings: ServiceSettings) -> Sequence[Installation]:
+    """Of Dataverse: those that Replay knows, and the administrator's. Raises `UnusableSettings`."""
+    return known_installations(_own_installations(settings))
+
+
+def _own_installations(settings: ServiceSettings) -> tuple[Installation, ...]:
+    file = settings.dataverse_installations
+    if not file:
+        return ()
+    try:
+        return read_installations(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UnusableSettings(
+            f"ReplayBuildService.dataverse_installations: {file} cannot be read: {error.strerror}."
+        ) from error
+    except ValueError as error:
+        raise UnusableSettings(f"ReplayBuildService.dataverse_installations: {file} cannot be used: {error}") from error
+
+
+def source_tokens(settings: ServiceSettings) -> dict[str, str]:
+    """Tokens for archives, by host. Raises `UnusableSettings`, whose sentence has no token in it."""
+    file = settings.source_tokens_file
+    if not file:
+        return {}
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UnusableSettings(
+            f"ReplayBuildService.source_tokens_file: {file} cannot be read: {error.strerror}."
+        ) from None
+    except ValueError:  # Whose message would have some of what it could not read.
+        raise UnusableSettings(f"ReplayBuildService.source_tokens_file: {file} is no text.") from None
+    tokens: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        host = _token_host(words[0]) if len(words) == 2 else None
+        if host is None or host in tokens or not _TOKEN.fullmatch(words[1]):
+            raise UnusableSettings(
+                f"ReplayBuildService.source_tokens_file: line {number} of {file} should read HOST TOKEN, each host once."
+            )
+        tokens[host] = words[1]
+    return tokens
+
+
+def _token_host(text: str) -> str | None:
+    try:
+        origin = Origin.of_url(f"https://{text}")
+    except (BadLink, OriginRefused):
+        return None
+    return origin.netloc if text.lower() == origin.netloc else None
 
 
 def check_build_network(settings: ServiceSettings) -> None:

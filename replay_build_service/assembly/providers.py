@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from replay_build_service.assembly.common import UnusableSettings, outgoing_rules
+from replay_build_service.assembly.common import UnusableSettings, installations, outgoing_rules
 from replay_build_service.installed import InstalledProvider, learn_installed_providers
 from replay_build_service.providers.base import RepoProvider
 from replay_build_service.providers.ckan import CkanProvider
@@ -29,6 +29,7 @@ def make_providers(settings: ServiceSettings, tasks: asyncio.TaskGroup, ask: Ask
     """The providers, by the name that links have for them. Raises `UnusableSettings`."""
     rules = outgoing_rules(settings)
     context = ProviderContext(rules, tasks, ask)
+    dataverse = Dataverse(installations(settings))
     found: list[RepoProvider] = [
         GitProvider(rules, tasks),
         GitHubProvider(rules, tasks),
@@ -36,14 +37,14 @@ def make_providers(settings: ServiceSettings, tasks: asyncio.TaskGroup, ask: Ask
         GistProvider(rules, tasks),
         ZenodoProvider(context),
         FigshareProvider(context),
-        DataverseProvider(context),
+        DataverseProvider(context, dataverse),
         HydroShareProvider(context),
         SoftwareHeritageProvider(context),
         OsfProvider(context),
         CkanProvider(context),
     ]
     archives = {provider.name: provider for provider in found}
-    found.append(DoiProvider(context, archives, Dataverse()))
+    found.append(DoiProvider(context, archives, dataverse))
     try:
         found += make_installed(installed_providers(), context)
     except UnusableProvider as error:

@@ -91,7 +91,7 @@ class DoiProvider:
         target = target_by_doi(doi, self._installations)
         if target is None or target.provider not in self._providers:
             page = await self._page(doi.lower())
-            target = target_by_page(page, doi, self._installations, self._ask.may_ask)
+            target = target_by_page(page, doi, self._installations, self._is_portal)
             if target is None or target.provider not in self._providers:
                 raise self._unknown(doi, page)
         try:
@@ -103,6 +103,9 @@ class DoiProvider:
                 raise self._unknown(doi, page) from error
             raise
         return replace(resolved, spec=spec)
+
+    def _is_portal(self, page: str) -> bool:
+        return self._ask.may_ask(page) and self._ask.is_portal(page)
 
     async def _page(self, doi: str) -> str:
         kept = self._pages.get(doi)
@@ -155,7 +158,7 @@ def target_by_doi(doi: str, installations: Installations) -> Target | None:
 def target_by_page(
     page: str, doi: str, installations: Installations, may_be_asked: Callable[[str], bool]
 ) -> Target | None:
-    """Whose a DOI is, by the address that it is registered with. ``may_be_asked``: whether the rules allow such an address."""
+    """Whose a DOI is, by the address that it is registered with. ``may_be_asked``: whether the rules allow such an address of a portal."""
     parts = _split(page)
     host = _host(parts)
     if parts is None or not host:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from replay_build_service.errors import BadLink
 from replay_build_service.git import LIST_TIMEOUT
 from replay_build_service.links import RepoSpec
-from replay_build_service.outgoing import DEFAULT_PORTS, Origin, OutgoingRules, Resolver, resolve_host
+from replay_build_service.outgoing import Origin, OutgoingRules, Resolver, resolve_host
 from replay_build_service.providers.git import GitProvider
 
 __all__ = ["GITLAB", "GitLabProvider"]
@@ -70,8 +70,7 @@ class GitLabProvider(GitProvider):
 
     def _site_and_path(self, url: str) -> tuple[str, str]:
         origin, parts = Origin.of_url(url), urlsplit(url)
-        host = f"[{origin.host}]" if ":" in origin.host else origin.host
-        netloc = host if origin.port == DEFAULT_PORTS[origin.scheme] else f"{host}:{origin.port}"
+        netloc = origin.netloc
         if netloc not in self._hosts:
             raise BadLink(
                 f"{netloc} is no GitLab that is known here; {', '.join(self._hosts)} would be. Use a link that begins with "

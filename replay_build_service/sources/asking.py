@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 
 from replay_build_service.errors import BadLink, OriginRefused, RepositoryNotFound, SourceFault
 from replay_build_service.outgoing import Origin, OutgoingRules, Resolver, admit, resolve_host
-from replay_build_service.outgoing_http import guarded_client
+from replay_build_service.outgoing_http import PACKED, TooLongAnswer, UnreadableAnswer, guarded_client, read_bounded
 
 __all__ = ["MAX_ANSWER", "Asker", "RateLimits"]
 
@@ -69,13 +69,14 @@ class RateLimits:
             pause = _pause(headers) or 1.0
         else:
             return
-        self._until[host] = self._clock() + min(pause, LONGEST_PAUSE)
+        # What was on its way when the host said so says less than that.
+        self._until[host] = max(self._until.get(host, 0.0), self._clock() + min(pause, LONGEST_PAUSE))
 
 
 class Asker:
     """Asks archives. An asynchronous context manager, which ends its connections.
 
-    ``tokens``: by host, what is sent as ``Authorization: Bearer`` there and nowhere else.
+    ``tokens``: by host, ``host:port`` where that is not HTTPS's, what is sent as ``Authorization: Bearer`` there and nowhere else.
     """
 
     def __init__(
@@ -105,6 +106,10 @@ class Asker:
         except (BadLink, OriginRefused):
             return False
         return True
+
+    def is_portal(self, url: str) -> bool:
+        """Whether the rules take this address's host for an archive of its own (`OutgoingRules.is_portal`)."""
+        return self._rules.is_portal(Origin.of_url(url))
 
     async def json(
         self, url: str, model: type[_Model], *, missing: str, body: Mapping[str, Any] | None = None
@@ -164,6 +169,8 @@ class Asker:
                     asked = urljoin(asked, response.headers.get("Location", ""))
             except httpx.TransportError as error:
                 raise _Unwell(type(error).__name__) from error
+            except (ValueError, httpx.InvalidURL) as error:
+                raise SourceFault(f"{_host(url)} redirects to what is no address. Try again later.") from error
         raise SourceFault(f"{_host(url)} redirects more than {MAX_REDIRECTS} times. Try again later.")
 
     def _judge(self, url: str, response: httpx.Response, missing: str) -> None:
@@ -189,17 +196,18 @@ class Asker:
         await asyncio.sleep(left)
 
     def _headers(self, url: str) -> dict[str, str]:
-        token = self._tokens.get(_host(url)) if url.startswith("https://") else None
-        return {"Accept": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+        origin = Origin.of_url(url)
+        token = self._tokens.get(origin.netloc) if origin.scheme == "https" else None
+        return {"Accept": "application/json", **PACKED} | ({"Authorization": f"Bearer {token}"} if token else {})
 
 
 async def _bounded(response: httpx.Response, url: str) -> bytes:
-    parts = bytearray()
-    async for part in response.aiter_bytes():
-        parts += part
-        if len(parts) > MAX_ANSWER:
-            raise SourceFault(f"{_host(url)} answered with more than is read: the record has too many files.")
-    return bytes(parts)
+    try:
+        return await read_bounded(response, MAX_ANSWER)
+    except TooLongAnswer as error:
+        raise SourceFault(f"{_host(url)} answered with more than is read: the record has too many files.") from error
+    except UnreadableAnswer as error:
+        raise SourceFault(f"{_host(url)} answered with something that was not understood. Try again later.") from error
 
 
 def _asked_too_often(host: str, seconds: float) -> SourceFault:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["PreparingSource", "Record", "RecordSource", "RemoteFile", "split_fetch_url", "split_pin"]
 
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]{0,39}")
-_DIGEST_DIGITS = 12
+_DIGEST_DIGITS = 32
+"""128 bits: who writes a record can try names for as long as they like, to have two lists of one digest."""
 _PIN = re.compile(rf"(?P<version>[A-Za-z0-9][A-Za-z0-9._]{{0,39}})(?:-(?P<digest>[0-9a-f]{{{_DIGEST_DIGITS}}}))?")
 
 
@@ -69,7 +70,7 @@ class Record:
 
     @property
     def digest(self) -> str:
-        """Twelve hexadecimal digits over the paths, sizes and checksums of the files; their order does not matter."""
+        """32 hexadecimal digits over the paths, sizes and checksums of the files; their order does not matter."""
         listed = sorted((file.path, file.size, file.checksum) for file in self.files)
         text = json.dumps([self.content, listed], ensure_ascii=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_DIGITS]

@@ -131,7 +131,7 @@ def _dataset(locator: str) -> _Dataset:
     host = f"[{origin.host}]" if ":" in origin.host else origin.host
     port = "" if origin.port == {"https": 443, "http": 80}[origin.scheme] else f":{origin.port}"
     # What follows the language of a page, /en/dataset/NAME, is no folder that an API lies in.
-    folder = re.sub(r"/[a-z]{2}(_[A-Za-z]{2,4})?$", "", before)
+    folder = re.sub(r"(?:/[a-z]{2}(?:_[A-Za-z]{2,4}){0,2})+$", "", before)
     if not _FOLDER.fullmatch(folder):
         raise BadLink(wrong)
     return _Dataset(f"{origin.scheme}://{host}{port}{folder}", segments[0], activity)
@@ -140,6 +140,10 @@ def _dataset(locator: str) -> _Dataset:
 async def _asked(ask: Asker, dataset: _Dataset) -> Record:
     host = dataset.portal.partition("://")[2].partition("/")[0]
     shown = dataset.name or f"with the activity {dataset.activity}"
+    if not ask.is_portal(dataset.portal):
+        raise OriginRefused(
+            f"{host} is not among the hosts that this Replay takes for portals of CKAN. An administrator of this hub can add portals."
+        )
     missing = f"{host} has no public dataset {shown}. It is gone, private or misspelt."
     answer = await ask.json(dataset.api_url, _Answer, missing=missing)
     package = answer.result

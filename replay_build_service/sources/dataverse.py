@@ -141,6 +141,26 @@ class Dataverse:
         if match is None:
             raise BadLink("A link to a Dataverse reads /v2/dataverse/10.7910/DVN/NAME, with the dataset's DOI.")
         doi, origin = match["doi"], (await self._installation(ask, match["doi"])).origin
+        record = await self._found(ask, origin, doi, version)
+        own = _API_URL.fullmatch(record.api_url)
+        if own is None or not await self._is_of(ask, unquote(own["doi"]), doi, origin):
+            host = origin.partition("://")[2]
+            raise SourceFault(f"{host} answered with a dataset that is none of its own. Try again later.")
+        return record
+
+    async def _is_of(self, ask: Asker, own: str, doi: str, origin: str) -> bool:
+        """Whether an installation may call a dataset so. ``doi``: what was asked for there, where a DOI of that registrant leads.
+
+        Policies know datasets by their DOIs, so no installation is believed about those of others.
+        """
+        if own.partition("/")[0] == doi.partition("/")[0]:
+            return True
+        try:
+            return (await self._installation(ask, own)).origin == origin
+        except (BadLink, RepositoryNotFound):
+            return False
+
+    async def _found(self, ask: Asker, origin: str, doi: str, version: str | None) -> Record:
         is_number = version is not None and _VERSION.fullmatch(version) is not None
         if version is not None and is_number:
             with suppress(RepositoryNotFound):

@@ -91,7 +91,7 @@ class Downloader:
                     raise
                 whence = f"{_host(file.url)} sends {_name(file)} from elsewhere."
                 raise OriginRefused(f"{whence} {error.sentence}") from error
-            except httpx.InvalidURL as error:
+            except (ValueError, httpx.InvalidURL) as error:
                 raise SourceFault(f"{_host(file.url)} redirects to what is no address. Try again later.") from error
         raise SourceFault(f"{_host(file.url)} redirects more than {MAX_REDIRECTS} times. Try again later.")
 
@@ -175,9 +175,6 @@ def _hasher(file: RemoteFile) -> _Hash | None:
         return None
     if kind in {"md5", "sha1", "sha256", "sha512"} and digits:
         return hashlib.new(kind, usedforsecurity=False)
-    if kind == "swh" and digits and file.size is not None:
-        # https://docs.softwareheritage.org/devel/swh-model/persistent-identifiers.html: the object's name in git.
-        return hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
     raise Refused(f"The archive names a checksum for {_name(file)} that Replay cannot check ({kind[:20]}).")
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -74,17 +74,16 @@ async def fetch_record(
     limits: FetchLimits,
     *,
     say: Callable[[str], None] = lambda _: None,
-    tokens: Mapping[str, str] | None = None,
     resolver: Resolver = resolve_host,
 ) -> None:
     """The files of a version of a record, as ``folder``, which is not there yet or empty.
 
-    ``version``: as `Record.pinned` has it; ``say`` is told what people should know, a sentence each; ``tokens``: those of `Asker`, for
-    the list alone. Raises `RefNotFound` where the files have changed since, `Refused` for what may not be fetched or unpacked, as
-    `RecordSource` does, and `OSError` where the disk fails.
+    ``version``: as `Record.pinned` has it; ``say`` is told what people should know, a sentence each. The archive is
+    asked as anybody may: builds know no tokens. Raises `RefNotFound` where the files have changed since, `Refused` for what may not be
+    fetched or unpacked, as `RecordSource` does, and `OSError` where the disk fails.
     """
     try:
-        async with asyncio.timeout(limits.seconds), Asker(rules, resolver=resolver, tokens=tokens) as ask:
+        async with asyncio.timeout(limits.seconds), Asker(rules, resolver=resolver) as ask:
             record = await source.listed(ask, api_url)
             if record.pinned != version:
                 raise RefNotFound(

@@ -2,7 +2,8 @@
 
 A DOI without ``.vN`` stands for the newest version, one with it for that version. Institutions have prefixes of their own, and mostly the
 article's number at the end: the article of that number is then asked for, and believed only if its DOI is the one that was meant; the
-rest is searched for by DOI.
+rest is searched for by DOI. figshare's own DOIs name the article of their number also where an institution has given that another DOI, as the
+addresses of its portal's pages do.
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ __all__ = ["Figshare"]
 
 _LOCATOR = re.compile(r"(?P<doi>10\.[0-9]{4,9}/\S{1,200}?)(?:\.v(?P<version>[1-9][0-9]{0,5}))?", re.IGNORECASE)
 _NUMBER = re.compile(r"[./](?P<number>[1-9][0-9]{2,11})\Z")
+_OWN = re.compile(r"10\.6084/m9\.figshare\.[1-9][0-9]{2,11}", re.IGNORECASE)
+"""figshare's own DOIs are made of the article's number, and so name it also where an institution has given it another DOI."""
 _VERSION = re.compile(r"[1-9][0-9]{0,5}")
+
+_OTHERS = ("10.5281/zenodo.", "10.5072/zenodo.", "10.17605/osf.io/", "10.4211/hs.")
+"""How DOIs begin that other archives give. Policies know records by their DOIs, so none of figshare's may pass for one of these."""
 
 _LISTED_AT_MOST = 10
 """Files that an article's own answer lists; of a longer list it may be the beginning."""
@@ -88,9 +94,11 @@ class Figshare:
             raise BadLink("A link to figshare reads /v2/figshare/10.6084/m9.figshare.NUMBER, as in the article's DOI.")
         if version is not None and not _VERSION.fullmatch(version):
             raise RefNotFound(f"“{version}” is no version of an article of figshare: they count from 1.")
-        wanted = version or match["version"]
-        article = await self._article_of(ask, match["doi"], wanted)
-        return await self._record(ask, article)
+        article = await self._article_of(ask, match["doi"], match["version"] or version)
+        record = await self._record(ask, article)
+        if version is not None and match["version"] not in {None, version}:
+            raise RefNotFound(f"{locator} names version {match['version']}, and not {version}.", (record.pinned,))
+        return record
 
     async def listed(self, ask: Asker, api_url: str) -> Record:
         """See `RecordSource.listed`."""
@@ -109,7 +117,7 @@ class Figshare:
                 article = await self._article(ask, int(match["number"]), version, missing)
             except RepositoryNotFound:
                 article = None
-            if article is not None and _is_of(article, doi):
+            if article is not None and (_is_of(article, doi) or _OWN.fullmatch(doi)):
                 return article
         number = await self._searched(ask, doi, version, missing)
         try:
@@ -131,7 +139,7 @@ class Figshare:
                     return one.id
         if (match := _NUMBER.search(doi)) is not None and version is not None:
             newest = await self._article(ask, int(match["number"]), None, missing)
-            if _is_of(newest, doi):
+            if _is_of(newest, doi) or _OWN.fullmatch(doi):
                 return newest.id
         raise RepositoryNotFound(missing)
 
@@ -144,6 +152,8 @@ class Figshare:
     async def _record(self, ask: Asker, article: _Article) -> Record:
         doi = _without_version(article.doi or "") or f"10.6084/m9.figshare.{article.id}"
         shown = f"The article {doi} of figshare"
+        if doi.lower().startswith(_OTHERS):
+            raise RepositoryNotFound(f"The DOI {doi} is none of figshare's. Open it as /v2/doi/{doi}.")
         if article.is_metadata_record:
             raise RepositoryNotFound(f"{shown} is a description without files, so there is nothing to run.")
         if article.is_confidential or article.download_disabled:

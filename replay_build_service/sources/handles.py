@@ -17,6 +17,10 @@ __all__ = ["DOI_ORIGIN", "landing_page"]
 DOI_ORIGIN = "https://doi.org"
 
 
+_LONGEST_ADDRESS = 4_000
+"""Characters of an address that is looked at. Whoever registers a DOI chooses it."""
+
+
 class _Data(BaseModel):
     value: str | dict[str, object] = ""
 
@@ -37,6 +41,6 @@ async def landing_page(ask: Asker, doi: str, origin: str = DOI_ORIGIN) -> str:
     )
     answer = await ask.json(f"{origin}/api/handles/{quote(doi, safe='/')}?type=URL", _Handle, missing=missing)
     for value in answer.values:
-        if value.type == "URL" and isinstance(value.data.value, str):
+        if value.type == "URL" and isinstance(value.data.value, str) and len(value.data.value) <= _LONGEST_ADDRESS:
             return value.data.value
     raise RepositoryNotFound(missing)

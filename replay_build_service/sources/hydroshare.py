@@ -32,7 +32,7 @@ class _SystemMetadata(BaseModel):
     resource_id: str = Field(pattern=r"^[0-9a-f]{32}$")
     resource_title: str = ""
     date_last_updated: str
-    public: bool = True
+    public: bool = False
 
 
 class _File(BaseModel):

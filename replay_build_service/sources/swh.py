@@ -71,7 +71,6 @@ class _Content(BaseModel):
 
 class _Cooking(BaseModel):
     status: Literal["new", "pending", "done", "failed"]
-    progress_message: str | None = None
 
 
 class _Directory(RootModel[list[DirectoryEntry]]):

@@ -10,11 +10,15 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
 from replay_build_service.errors import BadLink, OriginRefused, RefNotFound, RepositoryNotFound, SourceFault
 from replay_build_service.links import Repository
+from replay_build_service.outgoing import DEFAULT_ALLOWED_HOSTS, DEFAULT_ARCHIVE_HOSTS, OutgoingRules
+from replay_build_service.sources.asking import Asker
+from replay_build_service.sources.ckan import Ckan
 from replay_build_service.sources.dataverse import Dataverse
 from replay_build_service.sources.dataverse_installations import (
     Installation,
@@ -24,6 +28,7 @@ from replay_build_service.sources.dataverse_installations import (
 from tests.archives import server as wrong
 from tests.archives.ckan import CkanServer
 from tests.archives.dataverse import ELSEWHERE, DataverseServer
+from tests.archives.figshare import FigshareServer
 from tests.archives.hydroshare import HydroShareServer
 from tests.archives.osf import OsfServer
 from tests.archives.server import Answer, ArchiveServer
@@ -213,6 +218,30 @@ async def test_a_project_of_too_many_folders_costs_few_requests() -> None:
         assert len(archive.requests) < 50, "anybody has a hundred an hour"
 
 
+# ---- figshare
+
+
+@pytest.mark.parametrize("doi", ["10.5281/zenodo.{number}", "10.17605/osf.io/{number}", "10.4211/HS.{number}"])
+async def test_no_article_is_taken_for_another_archives_record(doi: str) -> None:
+    """Institutions give their articles DOIs of their own choice, and policies know records by these alone."""
+    with FigshareServer() as archive:
+        record = archive.publish(FLAT, doi=doi)
+        async with over(archive) as here:
+            with pytest.raises(RepositoryNotFound, match="none of figshare's"):
+                await here.resolve(record.locator)
+
+
+async def test_a_version_in_the_name_and_another_one_behind_it_are_not_both_meant() -> None:
+    with FigshareServer() as archive:
+        record = archive.publish(FLAT, FLAT | {"more": b"1"})
+        async with over(archive) as here:
+            first = await here.resolve(record.locators[0])
+            assert await here.resolve(record.locators[0], "1") == replace(first, spec=ANY)
+            with pytest.raises(RefNotFound, match="names version 1, and not 2") as caught:
+                await here.resolve(record.locators[0], "2")
+            assert caught.value.nearest == (first.version,)
+
+
 # ---- CKAN
 
 
@@ -224,6 +253,8 @@ async def test_a_project_of_too_many_folders_costs_few_requests() -> None:
         "{url}/dataset/id-of-data-0",
         "{url}/en/dataset/data-0",
         "{url}/pt_BR/dataset/data-0?page=2#more",
+        "{url}/zh_Hans_CN/dataset/data-0",
+        "{url}/fr/en/dataset/data-0",
         "{url}/dataset/data-0/resource/0",
         "{url}/dataset/activity/data-0",
     ],
@@ -252,6 +283,41 @@ async def test_what_is_no_address_of_a_dataset_is_told(locator: str) -> None:
             with pytest.raises(BadLink, match="percent-encoded"):
                 await here.resolve(locator.format(url=archive.url))
         assert not archive.requests
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "codeberg.org/o/r/raw/branch/main",
+        "git.example.org/o/r/raw",
+        "storage.googleapis.com/bucket",
+        "s3-eu-west-1.amazonaws.com/bucket",
+        "files.osf.io",
+        "zenodo.org",
+    ],
+)
+async def test_no_host_is_a_portal_because_git_or_another_archives_files_are_had_from_it(host: str) -> None:
+    """Anybody can put there what looks like a portal's answers, under a name that no policy knows."""
+    git_too = DEFAULT_ALLOWED_HOSTS | {"git.example.org"}
+    rules = OutgoingRules(git_too, archive_hosts=DEFAULT_ARCHIVE_HOSTS | {"data.example.org"}).for_archives()
+    asked_of: list[str] = []
+
+    async def nowhere(name: str, port: int) -> list[str]:
+        asked_of.append(name)
+        raise SourceFault("The name could not be resolved.")
+
+    async with Asker(rules, resolver=nowhere) as ask:
+        for ask_for in (
+            Ckan().find(ask, f"https://{host}/dataset/waves", None),
+            Ckan().listed(ask, f"https://{host}/api/3/action/package_show?id=waves"),
+        ):
+            with pytest.raises(OriginRefused, match=r"takes for portals"):
+                await ask_for
+        assert asked_of == []
+        for portal in ("data.example.org", "demo.ckan.org"):
+            with pytest.raises(SourceFault):
+                await Ckan().find(ask, f"https://{portal}/dataset/waves", None)
+        assert set(asked_of) == {"data.example.org", "demo.ckan.org"}
 
 
 async def test_a_portal_that_nobody_allowed_is_not_asked() -> None:
@@ -349,6 +415,7 @@ ODD: list[tuple[type[ArchiveServer], str, Callable[[Any], Any]]] = [
     (DataverseServer, "versions", _with("x", "data", "files")),
     (DataverseServer, "versions", _with("1/../2", "data", "files", "0", "dataFile", "id")),
     (DataverseServer, "versions", _with(-5, "data", "files", "0", "dataFile", "filesize")),
+    (DataverseServer, "versions", _with("doi:10.5281/zenodo.1", "data", "datasetPersistentId")),
     (DataverseServer, "versions", _with("half a \ud83d letter.csv", "data", "files", "0", "label")),
     (HydroShareServer, "sysmeta", _without("date_last_updated")),
     (HydroShareServer, "sysmeta", _with("yesterday", "date_last_updated")),

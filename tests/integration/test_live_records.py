@@ -11,23 +11,33 @@ from pathlib import Path
 
 import pytest
 
+from replay_build_service.assembly import make_providers, outgoing_rules
 from replay_build_service.errors import RefNotFound, RepositoryNotFound
 from replay_build_service.links import RepoSpec
-from replay_build_service.outgoing import OutgoingRules
 from replay_build_service.providers.base import RepoProvider
 from replay_build_service.providers.context import ProviderContext
 from replay_build_service.providers.doi import DoiProvider
 from replay_build_service.providers.records import RecordProvider
+from replay_build_service.settings import ServiceSettings
 from replay_build_service.sources.all_sources import SOURCES
 from replay_build_service.sources.asking import Asker
 from replay_build_service.sources.dataverse import Dataverse
 from replay_build_service.sources.fetching import FetchLimits
 from tests.integration.record_cases import PUBLIC, PUBLIC_DOIS, asked, tree
+from tests.unit.test_links_doc import ROWS
 
 pytestmark = [pytest.mark.live, pytest.mark.hub_independent, pytest.mark.timeout(900)]
 
-RULES = OutgoingRules().for_archives()
+RULES = outgoing_rules(ServiceSettings()).for_archives()
 """As Replay comes, so that this also tells whether the hosts of downloads are on its list."""
+
+
+@pytest.mark.parametrize(("provider", "example"), ROWS, ids=[name for name, _ in ROWS])
+async def test_the_docs_worked_example_is_there(provider: str, example: str) -> None:
+    """Each row of the table in docs/links.md."""
+    async with asyncio.TaskGroup() as tasks, Asker(RULES) as ask:
+        resolved = await make_providers(ServiceSettings(), tasks, ask)[provider].resolve(RepoSpec.parse(example))
+        assert resolved.version
 
 
 @pytest.mark.parametrize("provider", PUBLIC)

@@ -14,6 +14,7 @@ import stamina
 from replay_build_service.builders.venv.builder import VenvBuilder, VenvBuilderSettings
 from replay_build_service.domain import BuildId, BuildJob, ImageName, RunnableImage
 from replay_build_service.errors import RefNotFound, Refused, RepositoryNotFound, SourceFault
+from replay_build_service.pasting import read
 from replay_build_service.sources import asking
 from replay_build_service.sources.fetching import FetchLimits, partial_folder
 from tests.archives import server as wrong
@@ -98,6 +99,18 @@ async def test_an_institutions_doi_of_figshare_is_found(doi: str) -> None:
             assert (first.repository, first.short_version) == (newest.repository, "1")
             with pytest.raises(RepositoryNotFound):
                 await here.resolve(f"10.9999/other.{9782000 + 1}")
+
+
+async def test_a_portals_page_names_its_article_by_figshares_own_doi() -> None:
+    """What a pasted address of a portal becomes has the article's number alone, and the article has the institution's DOI."""
+    with FigshareServer() as archive:
+        record = archive.publish(OLD, NEW, doi="10.17045/sthlmuni.{number}")
+        number = record.locator.rpartition(".")[2]
+        pasted = read(f"https://su.figshare.com/articles/software/A_record/{number}/1")
+        async with asked(archive.source(), archive.rules) as here:
+            first, own = await here.resolve(pasted.spec.locator), await here.resolve(record.locators[0])
+            assert (first.version, first.repository) == (own.version, own.repository)
+            assert first.repository.url == record.identity
 
 
 @pytest.mark.parametrize("access", ["closed", "restricted", "embargoed"])

@@ -47,6 +47,9 @@ class Direct:
     def may_ask(self, url: str) -> bool:
         return url.startswith(self._archive.url)
 
+    def is_portal(self, url: str) -> bool:
+        return self.may_ask(url)
+
     async def json(
         self, url: str, model: type[BaseModel], *, missing: str, body: Mapping[str, Any] | None = None
     ) -> BaseModel:

@@ -136,6 +136,35 @@ async def test_another_link_has_led_nowhere_yet(store: Store, link: str) -> None
             await house.launches.consent(ADA, link)
 
 
+@pytest.mark.parametrize("ref", ["HEAD", "c" * 40], ids=["a branch", "a commit"])
+@pytest.mark.parametrize("is_silent_already", [False, True])
+async def test_a_commit_that_somebody_chose_is_not_what_a_link_led_to(
+    store: Store, ref: str, is_silent_already: bool
+) -> None:
+    """Hosts serve commits of forks under a repository's name, so a stranger could choose one of their own."""
+    provider = FakeProvider()
+    async with a_house(store, provider=provider) as house:
+        if is_silent_already:
+            await a_build(store, 1, NEW, NEW)
+            provider.fault = SILENT
+        launch = await house.launches.create(BORIS, Wish(f"{LINK}/{ref}", version=NEW))
+        assert (launch.resolved.version, launch.resolved.spec.ref) == (NEW, NEW)
+        if not is_silent_already:
+            (await house.builder.next()).end(image())
+        assert (await settled(house, launch)).state is LaunchState.RUNNING
+        provider.fault = GONE
+        with pytest.raises(RepositoryNotFound):
+            await house.launches.consent(ADA, f"{LINK}/{ref}")
+        assert (await house.launches.consent(ADA, f"{LINK}/{NEW}")).resolved.version == NEW
+
+
+async def test_a_version_that_is_named_and_is_the_links_own_stays_under_it(store: Store) -> None:
+    """Over the API, without a look at the page before."""
+    async with a_house(store) as house:
+        launch = await house.launches.create(ADA, wish(version=OLD))
+        assert (launch.resolved.version, launch.resolved.spec.ref) == (OLD, "HEAD")
+
+
 async def test_an_image_that_is_gone_too_is_not_offered_and_not_built(store: Store) -> None:
     provider, builder = FakeProvider(), FakeBuilder()
     async with a_house(store, builder, provider=provider) as house:

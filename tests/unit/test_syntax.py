@@ -37,6 +37,22 @@ def test_a_link_names_a_repository_and_a_version(link: str, locator: str, ref: s
 
 
 @pytest.mark.parametrize(
+    "locator",
+    [
+        "10.4211/hs.{}",
+        "10.4211/HS.{}@20240131",
+        "http%3A%2F%2Fwww.hydroshare.org%2Fresource%2F{}",
+        "https%3A%2F%2Fwww.hydroshare.org%2Fresource%2F{}%2F",
+        "https%3A%2F%2Fdoi.org%2F10.4211%2Fhs.{}",
+    ],
+)
+def test_binderhubs_other_spellings_of_a_resource_are_that_resource(locator: str) -> None:
+    spec = RepoSpec.parse(f"hydroshare/{locator.format(SHA[:32])}")
+    assert (spec.locator, spec.url) == (SHA[:32], f"https://www.hydroshare.org/resource/{SHA[:32]}")
+    assert spec.text.partition("@")[0] == f"hydroshare/{SHA[:32]}"
+
+
+@pytest.mark.parametrize(
     ("link", "says"),
     [
         ("gl/project/main", "a group and a project"),
@@ -50,6 +66,7 @@ def test_a_link_names_a_repository_and_a_version(link: str, locator: str, ref: s
         ("zenodo/10.5281/zenodo.1@-x", "That is no DOI"),
         ("zenodo/10.5281/zenodo.1@a@b", "That is no DOI"),
         ("hydroshare/abc", "32 letters and digits"),
+        (f"hydroshare/https%3A%2F%2Fexample.org%2Fresource%2F{SHA[:32]}", "32 letters and digits"),
         ("ckan/https%3A%2F%2Fdemo.ckan.org%2Fgroup%2Fx", "the dataset's address"),
         ("ckan/sample", "whole URL"),
         ("osf/abc", "osf.io/abcde"),

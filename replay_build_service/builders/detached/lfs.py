@@ -22,7 +22,7 @@ from replay_build_service.builders.detached.failures import Unbuildable, size
 from replay_build_service.domain import FailureReason
 from replay_build_service.errors import BadLink, OriginRefused, ReplayError, SourceFault
 from replay_build_service.outgoing import Origin, OutgoingRules, admit
-from replay_build_service.outgoing_http import guarded_client
+from replay_build_service.outgoing_http import PACKED, TooLongAnswer, UnreadableAnswer, guarded_client, read_bounded
 from replay_build_service.sources.base import RemoteFile
 from replay_build_service.sources.downloading import Downloader
 from replay_build_service.sources.unpacking import LEAST, Budget
@@ -164,8 +164,7 @@ async def _ask(client: httpx.AsyncClient, url: str, asked: Sequence[_Pointer]) -
         "objects": [{"oid": pointer.oid, "size": pointer.size} for pointer in asked],
         "hash_algo": "sha256",
     }
-    content = bytearray()
-    headers = {"Accept": _MEDIA_TYPE, "Content-Type": _MEDIA_TYPE}
+    headers = {"Accept": _MEDIA_TYPE, "Content-Type": _MEDIA_TYPE, **PACKED}
     try:
         async with (
             asyncio.timeout(_ANSWER_SECONDS),
@@ -173,12 +172,11 @@ async def _ask(client: httpx.AsyncClient, url: str, asked: Sequence[_Pointer]) -
         ):
             if response.status_code != 200:
                 raise SourceFault(f"{host} does not give its files (status {response.status_code}). Try again later.")
-            async for part in response.aiter_bytes():
-                content += part
-                if len(content) > _MAX_ANSWER:
-                    raise SourceFault(f"{host} answered with too much about its files. Try again later.")
+            content = await read_bounded(response, _MAX_ANSWER)
         return _Batch.model_validate_json(content)
+    except TooLongAnswer as error:
+        raise SourceFault(f"{host} answered with too much about its files. Try again later.") from error
     except (httpx.HTTPError, TimeoutError) as error:
         raise SourceFault(f"{host} could not be asked for its files. Try again later.") from error
-    except ValidationError as error:
+    except (UnreadableAnswer, ValidationError) as error:
         raise SourceFault(f"{host} answered about its files with something that was not understood.") from error
