@@ -36,7 +36,7 @@ c.JupyterHub.spawner_class = TakingItsTime
 c.JupyterHub.tornado_settings = {{"slow_spawn_timeout": 0, "slow_stop_timeout": 0}}
 c.Spawner.http_timeout = 120
 c.ReplayMixin.replay_sweep_seconds = 0.5
-c.ReplayBuildService.launches_per_minute = 1000
+c.JupyterHub.services[0]["command"] += ["--ReplayBuildService.launches_per_minute=1000"]
 c.ReplayMixin.replay_sweep_grace = 5
 """
 

@@ -384,6 +384,7 @@ ANONYMOUS = {
     "/services/replay/launches/([0-9a-f]{32})/work$": (f"launches/{ID}/work", TO_LOG_IN, REFUSED),
     "/services/replay/servers/stop$": ("servers/stop", TO_LOG_IN, REFUSED),
     "/services/replay/api/launches$": ("api/launches", REFUSED, REFUSED),
+    "/services/replay/api/resolve$": ("api/resolve", REFUSED, REFUSED),
     "/services/replay/api/launches/([0-9a-f]{32})$": (f"api/launches/{ID}", REFUSED, REFUSED),
     "/services/replay/api/launches/([0-9a-f]{32})/events$": (f"api/launches/{ID}/events", REFUSED, REFUSED),
     "/services/replay/api/builds/([0-9a-f]{16})/events$": (f"api/builds/{'0' * 16}/events", REFUSED, REFUSED),

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import httpx
@@ -56,7 +57,11 @@ def launch(ada: Ada) -> Iterator[str]:
 
 
 def server_process(site: Site, launch: str) -> psutil.Process:
-    found = [one for one in site.processes() if one.environ().get("REPLAY_LAUNCH") == launch]
+    found = list[psutil.Process]()
+    for one in site.processes():
+        with suppress(psutil.NoSuchProcess):
+            if one.environ().get("REPLAY_LAUNCH") == launch:
+                found.append(one)
     return min(found, key=lambda one: one.create_time())
 
 
