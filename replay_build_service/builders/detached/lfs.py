@@ -102,16 +102,21 @@ def _pointers(folder: Path) -> Iterator[_Pointer]:
     """
     small: list[Path] = []
     speaks_of_lfs = False
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name != ".git" and not Path(place, name, ".git").exists()]
-        for path in (Path(place, name) for name in names):
-            if path.is_symlink() or not path.is_file():
-                continue
-            if path.name == ".gitattributes":
-                with path.open("rb") as attributes:
-                    speaks_of_lfs = speaks_of_lfs or b"filter=lfs" in attributes.read(1_000_000)
-            elif _LEAST_OF_A_POINTER <= path.stat().st_size < _MOST_OF_A_POINTER:
-                small.append(path)
+    # One folder after the other: `os.walk` calls itself, and a tree may be deeper than calls may be.
+    folders = [str(folder)]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    if entry.name != ".git" and not os.path.exists(f"{entry.path}/.git"):
+                        folders.append(entry.path)
+                elif not entry.is_file(follow_symlinks=False):
+                    continue
+                elif entry.name == ".gitattributes":
+                    with open(entry.path, "rb") as attributes:
+                        speaks_of_lfs = speaks_of_lfs or b"filter=lfs" in attributes.read(1_000_000)
+                elif _LEAST_OF_A_POINTER <= entry.stat(follow_symlinks=False).st_size < _MOST_OF_A_POINTER:
+                    small.append(Path(entry.path))
     for path in small if speaks_of_lfs else ():
         if (match := _POINTER.fullmatch(path.read_bytes())) is not None:
             yield _Pointer(path, match["oid"].decode(), int(match["size"]))
