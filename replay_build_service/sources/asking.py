@@ -145,17 +145,6 @@ class Asker:
             raise SourceFault(f"{_host(url)} does not answer as it should ({error}). Try again later.") from error
         raise AssertionError("stamina ends with a result or an error")
 
-    async def location(self, url: str, *, missing: str) -> str | None:
-        """Where a GET is redirected to, unfollowed; none where it is not. Raises as `json`."""
-        await self._when_allowed(url)
-        try:
-            async with self._client.stream("GET", url, headers=self._headers(url)) as response:
-                self._judge(url, response, missing)
-                moved = response.headers.get("Location") if response.is_redirect else None
-        except (httpx.TransportError, _Unwell) as error:
-            raise SourceFault(f"{_host(url)} could not be asked. Try again later.") from error
-        return None if moved is None else urljoin(url, moved)
-
     async def _once(self, url: str, missing: str, body: Mapping[str, Any] | None) -> bytes:
         asked = url
         for _ in range(MAX_REDIRECTS + 1):

@@ -87,7 +87,7 @@ async def test_a_table_whose_upload_has_another_files_name_stays_a_table(tmp_pat
                 given, body=given.body.replace(b'"originalFileName": "table.csv"', b'"originalFileName": "secret.csv"')
             )
 
-        archive.answer = answer  # type: ignore[method-assign]
+        archive.answer = answer  # type: ignore[method-assign] # this archive answers otherwise
         async with over(archive) as here:
             await here.fetch(await here.resolve(record.locator), tmp_path / "source")
         found = tree(tmp_path / "source")
@@ -452,7 +452,7 @@ async def test_an_odd_answer_is_a_fault_and_no_fact(
             line = f"{request.path}?{'&'.join(request.query)}"
             return Answer.of_json(change(wrong.json.loads(given.body))) if where in line else given
 
-        archive.answer = answer  # type: ignore[method-assign]
+        archive.answer = answer  # type: ignore[method-assign] # this archive answers otherwise
         async with over(archive) as here:
             with pytest.raises(SourceFault, match="Try again later"):
                 await here.resolve(record.locator)

@@ -24,7 +24,7 @@ from tests.integration.test_venv_builder import (
 from tests.site import UV_CACHE
 from tests.unit.test_guides import MAKING, all_files, files, section
 
-pytestmark = pytest.mark.hub_independent
+pytestmark = pytest.mark.one_hub_version
 
 __all__ = ["cache", "forge", "nothing_left", "settings"]  # fixtures
 

@@ -26,7 +26,7 @@ from replay_build_service.sources.fetching import FetchLimits
 from tests.integration.record_cases import PUBLIC, PUBLIC_DOIS, asked, tree
 from tests.unit.test_links_doc import ROWS
 
-pytestmark = [pytest.mark.live, pytest.mark.hub_independent, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.live, pytest.mark.one_hub_version, pytest.mark.timeout(900)]
 
 RULES = outgoing_rules(ServiceSettings()).for_archives()
 """As Replay comes, so that this also tells whether the hosts of downloads are on its list."""

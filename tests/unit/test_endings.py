@@ -8,8 +8,6 @@ from typing import Any
 
 import httpx
 import pytest
-from tornado.httpserver import HTTPServer
-from tornado.testing import bind_unused_port
 
 from replay_build_service.client import ReplayClient, ServiceUnavailable
 from replay_build_service.domain import Launch, LaunchId, LaunchState, Person, Phase
@@ -18,12 +16,13 @@ from replay_build_service.errors import Conflict
 from replay_build_service.records import SessionEnd
 from replay_build_service.schemas import ActivityReport
 from replay_build_service.starts import phase_event
-from replay_build_service.web import make_application, make_templates
+from replay_build_service.web import make_templates
 from replay_build_service.web.auth import RateLimit
 from replay_build_service.web.base import HubHandler
 from replay_build_service.web.staying import ending_sentence
 from tests.unit.core_fakes import House, a_house, a_store
 from tests.unit.test_store import a_launch
+from tests.unit.web_server import served
 
 pytestmark = pytest.mark.one_hub_version
 
@@ -155,13 +154,8 @@ async def service(house: House, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         hub_home_url="/hub/home",
         public_url="",
     )
-    server = HTTPServer(make_application(site, b"secret"))
-    socket, port = bind_unused_port()
-    server.add_socket(socket)
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}{HOME}", trust_env=False) as client:
+    async with served(site) as client:
         yield client
-    server.stop()
-    await server.close_all_connections()
 
 
 async def test_the_culler_tells_with_the_token_that_hub_and_service_share(

@@ -28,7 +28,7 @@ from replay_spawner import link_handlers
 from tests.requirements import ROOT
 from tests.toy_provider import MODULE, install
 
-pytestmark = pytest.mark.hub_independent
+pytestmark = pytest.mark.one_hub_version
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 OTHER = "f" * 40
@@ -157,7 +157,7 @@ class Answering:
 
 def context() -> Any:
     """Factories of these tests look at nothing of it."""
-    return ProviderContext(OutgoingRules(), None, None)  # type: ignore[arg-type]
+    return ProviderContext(OutgoingRules(), None, None)  # type: ignore[arg-type] # nothing is asked
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,6 @@ from typing import Any
 
 import httpx
 import pytest
-from tornado.httpserver import HTTPServer
-from tornado.testing import bind_unused_port
 
 from replay_build_service.domain import Person
 from replay_build_service.errors import NotPermitted, OriginRefused, ReplayError, SourceFault, UnknownProvider
@@ -19,10 +17,11 @@ from replay_build_service.pasting import MOST_TEXT
 from replay_build_service.policies import PolicySet
 from replay_build_service.policy_values import Resources
 from replay_build_service.providers.git import GitProvider
-from replay_build_service.web import make_application, make_templates
+from replay_build_service.web import make_templates
 from replay_build_service.web.auth import RateLimit
 from replay_build_service.web.base import HubHandler
 from tests.unit.core_fakes import FakeProvider, a_house, a_store
+from tests.unit.web_server import served
 
 HOME = "/services/replay/"
 ADA = Person("ada", frozenset({"vo.one"}))
@@ -79,13 +78,8 @@ async def service(tmp_path: Path, pasted: PastedLinks, monkeypatch: pytest.Monke
             hub_home_url="/hub/home",
             public_url="https://hub.example.org",
         )
-        server = HTTPServer(make_application(site, b"secret"))
-        socket, port = bind_unused_port()
-        server.add_socket(socket)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}{HOME}", trust_env=False) as client:
+        async with served(site) as client:
             yield client
-        server.stop()
-        await server.close_all_connections()
 
 
 def test_git_providers_tell_refs() -> None:

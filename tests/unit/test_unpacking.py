@@ -152,7 +152,7 @@ def test_what_lies_in_one_folder_is_meant(tmp_path: Path, name: str, names: Sequ
 
 
 def test_what_macos_and_git_add_is_left_out(tmp_path: Path) -> None:
-    names = ["work/a", "__MACOSX/work/._a", "work/.git/config", "work/.git/hooks/post-checkout"]
+    names = ["project/a", "__MACOSX/project/._a", "project/.git/config", "project/.git/hooks/post-checkout"]
     places = Places(1000)
     archive = tmp_path / "incoming"
     archive.write_bytes(zipped([Entry(name, b"x") for name in names]))
@@ -321,7 +321,7 @@ def test_a_header_that_asks_for_much_memory_is_refused(
     huge = tarfile.TarInfo("a")
     huge.pax_headers = {"comment": "x" * 3_000_000}
     with pytest.raises(Refused, match="longer lists or names"):
-        unpacked(tmp_path, name, PACKERS[name]([huge]))  # type: ignore[list-item]
+        unpacked(tmp_path, name, PACKERS[name]([huge]))  # type: ignore[list-item] # of the kind that this packer takes
 
 
 def test_a_list_that_asks_for_much_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

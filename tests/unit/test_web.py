@@ -11,8 +11,6 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from tornado.httpserver import HTTPServer
-from tornado.testing import bind_unused_port
 
 from replay_build_service.client import PlanRefused, ReplayClient
 from replay_build_service.domain import (
@@ -30,11 +28,12 @@ from replay_build_service.errors import NotPermitted
 from replay_build_service.policies import PolicySet
 from replay_build_service.policy_values import Resources
 from replay_build_service.schemas import LaunchModel, PlanRequest
-from replay_build_service.web import encode_event, make_application, make_templates
+from replay_build_service.web import encode_event, make_templates
 from replay_build_service.web.auth import AtOnce, RateLimit
 from replay_build_service.web.base import HubHandler, enrolments_of
 from tests.unit import core_fakes
 from tests.unit.core_fakes import House, a_house, a_store, image
+from tests.unit.web_server import served
 
 HOME = "/services/replay/"
 
@@ -92,13 +91,8 @@ def site(store: FailingStore) -> Any:
 
 @pytest.fixture
 async def service(site: Any) -> AsyncIterator[httpx.AsyncClient]:
-    server = HTTPServer(make_application(site, b"secret"))
-    socket, port = bind_unused_port()
-    server.add_socket(socket)
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}{HOME}", trust_env=False) as client:
+    async with served(site) as client:
         yield client
-    server.stop()
-    await server.close_all_connections()
 
 
 @pytest.fixture
