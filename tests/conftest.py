@@ -95,17 +95,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(f"{name}: {reason}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
-    """Makes whole sites: hub, service, stand-ins. All end with the session."""
+    """Makes whole sites: hub, service, stand-ins. All end with the file of tests."""
     with Sites(tmp_path_factory.mktemp("sites")) as made:
         yield made
 
 
 @pytest.fixture(scope="session")
-def site(sites: Sites) -> Site:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """One site with the reference configuration, shared by tests that leave it as they found it."""
-    return sites.start()
+    with Sites(tmp_path_factory.mktemp("shared-site")) as made:
+        yield made.start()
 
 
 @pytest.fixture

@@ -315,15 +315,18 @@ c.JupyterHub.load_roles.append({{
         return client
 
     def close(self) -> None:
-        """End everything of this site, really."""
+        """End everything of this site, really. Its environments go, which are large; its logs stay with the test's folder."""
         self.stop()
-        for process in self.processes():
+        left = self.processes()
+        for process in left:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
+        psutil.wait_procs(left, timeout=10)
         self.git.stop()
         self.checkin.stop()
         for client in self._clients:
             client.close()
+        shutil.rmtree(self.state, ignore_errors=True)
 
 
 class ApiClient:

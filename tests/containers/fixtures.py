@@ -30,9 +30,12 @@ def container_engine(image_registry: RegistryServer) -> Iterator[ContainerEngine
 
 
 @pytest.fixture(scope="session")
-def container_site(sites: Sites, container_engine: ContainerEngine, image_registry: RegistryServer) -> Site:
+def container_site(
+    container_engine: ContainerEngine, image_registry: RegistryServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
     """The reference configuration with the docker builder."""
-    return ContainerSites(container_engine, image_registry).start(sites)
+    with Sites(tmp_path_factory.mktemp("container-site")) as made:
+        yield ContainerSites(container_engine, image_registry).start(made)
 
 
 @pytest.fixture
