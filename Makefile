@@ -56,6 +56,7 @@ lint: $(STAMPS)/test $(STAMPS)/node-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/python -m docs.links_table --check
 	node_modules/.bin/tsc -p replay_build_service/web/frontend
 	node_modules/.bin/tsc -p replay_spawner/lab/frontend
 	node_modules/.bin/pyright

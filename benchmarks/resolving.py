@@ -1,7 +1,7 @@
 """From links to commits, and from commits to files: what reading costs, what a cached answer costs, what many at once cost, and a large fetch.
 
 The stand-in for the sources is a process of its own, which answers each request after `LATENCY`. Our own part runs as it
-does in the service: the providers, their limit of requests at one time, git as a process for each request of a git provider.
+does in the service: the providers, their limit of requests at one time, the connections that all of them share.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from benchmarks.figures import spread
 from demo.git_server import GitServer
 from replay_build_service.errors import BadLink
-from replay_build_service.git import fetch_commit
+from replay_build_service.git import GitHttp, fetch_commit
 from replay_build_service.links import MAX_SPEC_LENGTH, RepoSpec
 from replay_build_service.outgoing import OutgoingRules
 from replay_build_service.providers.base import RepoProvider
@@ -111,13 +111,14 @@ class _Archive:
 async def _many(url: str, kind: str) -> tuple[float, float]:
     """Seconds for all of them, and for one that is known."""
     rules = OutgoingRules(exempt_origins=frozenset({url}))
-    async with asyncio.TaskGroup() as tasks, Asker(rules) as ask:
+    async with asyncio.TaskGroup() as tasks, Asker(rules) as ask, GitHttp(rules, limits=ask.limits) as http:
         if kind == "git":
-            provider: RepoProvider = GitProvider(rules, tasks)
-            specs = [RepoSpec("git", f"{url}/o/r{number}.git", "main") for number in range(RESOLVES)]
+            provider: RepoProvider = GitProvider(rules, tasks, http=http)
+            specs = [RepoSpec("git", f"{url}/o/r{number}.git", "main") for number in range(RESOLVES + 1)]
         else:
             provider = RecordProvider(_Archive(url), ProviderContext(rules, tasks, ask))
-            specs = [RepoSpec("zenodo", f"10.5281/zenodo.{number}", "") for number in range(RESOLVES)]
+            specs = [RepoSpec("zenodo", f"10.5281/zenodo.{number}", "") for number in range(RESOLVES + 1)]
+        await provider.resolve(specs.pop())  # what the service does once, such as looking which git there is
         waiting = iter(specs)
 
         async def visitor() -> None:

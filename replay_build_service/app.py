@@ -23,6 +23,7 @@ from replay_build_service.assembly import (
     NOTICES,
     UnusableSettings,
     make_builder,
+    make_contents,
     make_policies,
     make_providers,
     outgoing_rules,
@@ -36,6 +37,7 @@ from replay_build_service.builds import Builds
 from replay_build_service.db import Store, UnusableDatabase, open_database, shown_url, upgrade
 from replay_build_service.doctor import Deployment, DoctorOptions, examine, find_access, parse_options
 from replay_build_service.events import EventFeed
+from replay_build_service.git import GitHttp
 from replay_build_service.hub import HubClient
 from replay_build_service.kept_secrets import UnusableSecret, kept_secret
 from replay_build_service.launches import Launches
@@ -242,11 +244,12 @@ class ReplayBuildService(ServiceSettings):
             builder = await make_builder(self, state, resources)
             asker = Asker(outgoing_rules(self).for_archives(), tokens=source_tokens(self))
             ask = await resources.enter_async_context(asker)
+            git = await resources.enter_async_context(GitHttp(outgoing_rules(self), limits=ask.limits))
             resources.enter_context(metrics.sources_watched(ask.limits.remaining))
             self._serve_metrics(resources)
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    await self._serve_until(stop, state, store, hub, builder, policies, tasks, ask)
+                    await self._serve_until(stop, state, store, hub, builder, policies, tasks, ask, git)
                     raise _Stopping
             except* _Stopping:
                 self.log.info("Ended")
@@ -284,17 +287,19 @@ class ReplayBuildService(ServiceSettings):
         policies: PolicySet,
         tasks: asyncio.TaskGroup,
         ask: Asker,
+        git: GitHttp,
     ) -> None:
         address = urlsplit(os.environ["JUPYTERHUB_SERVICE_URL"])
         host, port = address.hostname or "127.0.0.1", address.port or 80
         feed = EventFeed(store, encode_event, tasks)
         builds = Builds(store, builder, feed, tasks, f"{socket.gethostname()}:{port}", at_once=self.builds_at_once)
         try:
-            providers = make_providers(self, tasks, ask)
+            providers = make_providers(self, tasks, ask, git)
         except UnusableSettings as error:
             sys.exit(str(error))  # The group of tasks would wrap any other exception.
         permissions = Permissions(policies, store, store, make_features(self))
-        launches = Launches(store, providers, builds, hub, permissions, feed, tasks)
+        contents = make_contents(self, state, builder)
+        launches = Launches(store, providers, builds, hub, permissions, feed, tasks, contents)
         managing = make_managing(self, store, hub, builds, policies, feed, providers)
         pasted = PastedLinks(providers, policies)
         site = self._make_site(state, store, feed, builds, launches, pasted, managing, hub)

@@ -1,8 +1,8 @@
 """git over HTTP(S): what refs a repository has, whether a commit exists, one commit checked out.
 
 Each question goes to an address that `outgoing.vet` checked. A redirect is looked at hop by hop and then asked anew; a
-fault of the network is asked again; an answer that takes too long is a fault. How git itself is kept to all that is
-the business of `git_process`.
+fault of the network is asked again; an answer that takes too long is a fault. Refs are asked for by `git_http`, in this
+process; how git itself is kept to all that is the business of `git_process`.
 
 Submodules are not fetched and LFS files stay pointers: both lead to places that the link does not name.
 A host may hand out, under one repository's address, commits that exist only in a fork of it (GitHub does); what is
@@ -15,18 +15,20 @@ starts no process itself.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import quote, urljoin, urlsplit
 
-import httpx
 import stamina
 
-from replay_build_service.errors import BadLink, OriginRefused, RefNotFound, Refused, RepositoryNotFound, SourceFault
+from replay_build_service.errors import BadLink, RefNotFound, Refused, RepositoryNotFound, SourceFault
+from replay_build_service.git_http import BRANCHES_AND_TAGS, GitHttp, canonical_url
+from replay_build_service.git_listing import NotUnderstood, RemoteRefs
 from replay_build_service.git_process import (
     Moved,
     NotBySha,
@@ -37,10 +39,20 @@ from replay_build_service.git_process import (
     run_remote,
     without_scheme,
 )
-from replay_build_service.outgoing import Origin, OutgoingRules, Resolver, resolve_host, vet
-from replay_build_service.outgoing_http import guarded_client
+from replay_build_service.outgoing import OutgoingRules, Resolver, resolve_host, vet
 
-__all__ = ["FULL_SHA", "RemoteCommit", "RemoteRefs", "fetch_commit", "find_commit", "list_refs"]
+__all__ = [
+    "BRANCHES_AND_TAGS",
+    "FULL_SHA",
+    "GitHttp",
+    "RemoteCommit",
+    "RemoteRefs",
+    "fetch_commit",
+    "find_commit",
+    "list_refs",
+]
+
+logger = logging.getLogger(__name__)
 
 FULL_SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 """A whole object id, SHA-1 or SHA-256."""
@@ -50,36 +62,18 @@ LIST_TIMEOUT = 20.0
 FETCH_TIMEOUT = 600.0
 """Seconds for fetching and checking out, retries included."""
 MAX_LISTING = 16 * 1024 * 1024
-"""Bytes of refs that are read: some two hundred and fifty thousand refs. Of a repository with more, a full SHA can be had."""
+"""Bytes of refs that are read: some two hundred and fifty thousand refs. Of a repository with more, branches and tags alone are, and
+what is named in full; where these are more, too, a full SHA can be had."""
 MAX_ENTRIES = 200_000
 """Files and folders of a commit. Trees that repeat others need no bytes, and git unfolds them all before it writes a file.
 Twice what Linux has; with the least that each counts on disk, 800 MB of `repository_limit`."""
 MAX_PATHS = 64_000_000
 """Bytes of the paths of all these together, which git holds at once: for each of 200 000, a path of 320."""
-MAX_REDIRECTS = 5
 ATTEMPTS = 3
 FIRST_WAIT = 0.2
 """Seconds before the second attempt; the third waits twice as long."""
 
 _Answer = TypeVar("_Answer")
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteRefs:
-    """What a repository advertised, at one moment."""
-
-    url: str
-    """Where it answered, after redirects."""
-    default_branch: str | None
-    """What ``HEAD`` points to, in full (``refs/heads/main``); ``None`` where the server does not say."""
-    refs: Mapping[str, str]
-    """From ``HEAD`` and full names to object ids, as advertised: an annotated tag's is that of the tag object."""
-    peeled: Mapping[str, str]
-    """For annotated tags: from the full name to what the tag is of."""
-
-    def target(self, name: str) -> str | None:
-        """What a full ref name leads to, tags peeled; ``None`` where there is no such ref."""
-        return self.peeled.get(name) or self.refs.get(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,24 +92,43 @@ async def list_refs(
     *,
     timeout: float = LIST_TIMEOUT,  # noqa: ASYNC109  it has a sentence of its own
     resolver: Resolver = resolve_host,
+    http: GitHttp | None = None,
+    prefixes: Sequence[str] = BRANCHES_AND_TAGS,
 ) -> RemoteRefs:
-    """All refs of a repository.
+    """All refs of a repository; of one with more than `MAX_LISTING` those that begin in one of these ways (`RemoteRefs.is_whole`).
 
-    Protocol version 0 on purpose: it advertises refs in the answer to the first request, version 2 in that to a second.
+    Asked by ``http``, with what that keeps for all questions, or with connections of its own; and with git where the server's
+    answer is not understood.
 
     Raises `BadLink`, `OriginRefused`, `RepositoryNotFound` (gone, private or empty), `Refused` (too many refs to read)
     and `SourceFault`.
     """
+    address = canonical_url(url)
+    async with AsyncExitStack() as own:
+        asking = http or await own.enter_async_context(GitHttp(rules, resolver=resolver))
 
-    async def ask(address: str, options: Sequence[str]) -> str:
-        command = (*options, "-c", "protocol.version=0", "ls-remote", "--symref", "--", address)
-        return await run_remote(command, address, rules, max_output=MAX_LISTING)
+        async def ask_once() -> RemoteRefs:
+            try:
+                return await asking.refs(address, prefixes, MAX_LISTING)
+            except NotUnderstood as error:
+                logger.info("git is asked for the refs of %s: %s", address, error)
+                return await _listed_by_git(address, rules, resolver)
 
-    found, output = await _asked(url, rules, resolver, timeout, ask)
-    listing = await asyncio.to_thread(_parse_refs, found, output)
-    if not listing.refs:
+        listing = await _retried(url, timeout, ask_once, unless=asking.is_held_back)
+    if not listing.refs and listing.is_whole:
         raise RepositoryNotFound(f"The repository {without_scheme(url)} is empty: it has no branch and no tag yet.")
     return listing
+
+
+async def _listed_by_git(address: str, rules: OutgoingRules, resolver: Resolver) -> RemoteRefs:
+    """Protocol version 0, which advertises refs in the answer to the first request, version 2 in that to a second."""
+
+    async def ask(at: str, options: Sequence[str]) -> str:
+        command = (*options, "-c", "protocol.version=0", "ls-remote", "--symref", "--", at)
+        return await run_remote(command, at, rules, max_output=MAX_LISTING)
+
+    found, output = await _asked_once(address, rules, resolver, ask)
+    return await asyncio.to_thread(_parse_refs, found, output)
 
 
 async def find_commit(
@@ -218,12 +231,22 @@ async def _asked(
     ask: Callable[[str, Sequence[str]], Awaitable[_Answer]],
 ) -> tuple[str, _Answer]:
     """The answer, and the address that gave it."""
+    address = canonical_url(url)
+    return await _retried(url, timeout, lambda: _asked_once(address, rules, resolver, ask))
+
+
+async def _retried(
+    url: str,
+    timeout: float,  # noqa: ASYNC109  it has a sentence of its own
+    ask: Callable[[], Awaitable[_Answer]],
+    unless: Callable[[str], bool] = lambda _: False,
+) -> _Answer:
+    """The answer, asked for again after a fault, ``unless`` that is said to be of no use for this address."""
     await require_git()
-    address = _canonical(url)
     try:
         async with asyncio.timeout(timeout):
             async for attempt in stamina.retry_context(
-                on=SourceFault,
+                on=lambda error: isinstance(error, SourceFault) and not unless(url),
                 attempts=ATTEMPTS,
                 timeout=None,
                 wait_initial=FIRST_WAIT,
@@ -231,7 +254,7 @@ async def _asked(
                 wait_jitter=FIRST_WAIT,
             ):
                 with attempt:
-                    return await _asked_once(address, rules, resolver, ask)
+                    return await ask()
     except TimeoutError as error:
         raise _too_slow(url, timeout) from error
     raise AssertionError("stamina ends with a result or an error")
@@ -244,58 +267,15 @@ async def _asked_once(
         return address, await ask(address, connection_options(await vet(address, rules, resolver=resolver), rules))
     except Moved:
         pass
-    try:
-        moved = await _located(address, rules, resolver)
-        options = connection_options(await vet(moved, rules, resolver=resolver), rules)
-    except OriginRefused as error:
-        raise OriginRefused(f"{without_scheme(address)} redirects to another address. {error.sentence}") from error
+    async with GitHttp(rules, resolver=resolver) as http:
+        moved = await http.located(address)
+    options = connection_options(await vet(moved, rules, resolver=resolver), rules)
     try:
         return moved, await ask(moved, options)
     except Moved as error:
         raise SourceFault(
             f"{without_scheme(address)} redirects in a way that git cannot follow. Try again later."
         ) from error
-
-
-async def _located(address: str, rules: OutgoingRules, resolver: Resolver) -> str:
-    """Where a repository's redirects lead, hop by hop, each looked at before it is asked; nothing is sent along."""
-    async with guarded_client(rules, resolver=resolver) as client:
-        client.headers["User-Agent"] = "git/replay"
-        for _ in range(MAX_REDIRECTS + 1):
-            asked = f"{address.rstrip('/')}/info/refs?service=git-upload-pack"
-            try:
-                async with client.stream("GET", asked) as response:
-                    location = response.headers.get("Location") if response.is_redirect else None
-            except httpx.HTTPError as error:
-                raise SourceFault(f"{Origin.of_url(address).host} could not be asked. Try again later.") from error
-            if location is None:
-                return address
-            address = _repository_of(urljoin(asked, location))
-    raise SourceFault(f"{without_scheme(address)} redirects more than {MAX_REDIRECTS} times. Try again later.")
-
-
-def _repository_of(location: str) -> str:
-    path, _, query = location.partition("?")
-    if not path.endswith("/info/refs") or query.partition("#")[0] != "service=git-upload-pack":
-        raise RepositoryNotFound("That address leads to a page that is no repository. It is gone, private or misspelt.")
-    return _canonical(path.removesuffix("/info/refs"))
-
-
-def _canonical(url: str) -> str:
-    """The address as git gets it, put together from parsed parts, so that git cannot read another host from it.
-
-    Raises `BadLink` and `OriginRefused`.
-    """
-    origin = Origin.of_url(url)
-    parts = urlsplit(url)
-    if parts.query or parts.fragment:
-        raise BadLink("A repository's address has no “?” and no “#”. Copy the address that you would clone.")
-    path = quote(parts.path, safe="/%~!$&'()*+,;=:@")
-    if re.search(r"%(?![0-9A-Fa-f]{2})|%(0|1|7f)", path, re.IGNORECASE):
-        raise BadLink("The repository's address holds characters that no repository has.")
-    host = f"[{origin.host}]" if ":" in origin.host else origin.host
-    port = "" if (origin.scheme, origin.port) in {("https", 443), ("http", 80)} else f":{origin.port}"
-    return f"{origin.scheme}://{host}{port}{path or '/'}"
 
 
 def _too_slow(url: str, timeout: float) -> SourceFault:

@@ -35,9 +35,13 @@ __all__ = [
     "NotBySha",
     "connection_options",
     "count_local",
+    "improper_answer",
+    "no_repository",
     "require_git",
     "run_local",
     "run_remote",
+    "too_many_refs",
+    "unanswered",
     "without_scheme",
 ]
 
@@ -55,6 +59,7 @@ _SILENCE = 60
 
 _OLDEST_GIT = (2, 37)
 _git_versions: dict[str, tuple[int, ...]] = {}
+"""Of the git that is found in a search path."""
 
 
 class Moved(Exception):
@@ -76,14 +81,16 @@ class Count:
 
 async def require_git() -> None:
     """Raises `SourceFault` where there is no git, or one that could not be kept to vetted addresses."""
-    path = shutil.which("git")
-    if path is None:
-        raise SourceFault("This Replay has no git and cannot fetch repositories. Tell an administrator of this hub.")
-    if path not in _git_versions:
+    places = os.environ.get("PATH", os.defpath)
+    if places not in _git_versions:
+        if shutil.which("git", path=places) is None:
+            raise SourceFault(
+                "This Replay has no git and cannot fetch repositories. Tell an administrator of this hub."
+            )
         async with _running(("version",), _environment(None), Path("/")) as process:
             output, _, _ = await _read(process, _MAX_MESSAGES)
-        _git_versions[path] = tuple(int(number) for number in re.findall(r"\d+", output)[:2])
-    if _git_versions[path] < _OLDEST_GIT:
+        _git_versions[places] = tuple(int(number) for number in re.findall(r"\d+", output)[:2])
+    if _git_versions[places] < _OLDEST_GIT:
         raise SourceFault(
             "The git of this Replay is older than 2.37 and cannot be used. Tell an administrator of this hub."
         )
@@ -109,10 +116,7 @@ async def run_remote(
     async with _running(command, environment, folder or Path("/")) as process:
         output, messages, whole = await _read(process, max_output)
     if not whole:
-        limit = max_output // (1024 * 1024)
-        raise Refused(
-            f"{without_scheme(address)} lists more than {limit} MB of branches and tags. Use a full commit SHA instead."
-        )
+        raise too_many_refs(address, max_output)
     if process.returncode == 0:
         return output
     logger.info("git failed for %s: %r", address, messages[-2000:])
@@ -235,15 +239,14 @@ def _failure(messages: str, address: str) -> Exception:
     said = [line for line in messages.splitlines() if line.startswith(("fatal: ", "error: "))]
     text = "\n".join(said)
     name, host = without_scheme(address), Origin.of_url(address).host
-    gone = RepositoryNotFound(f"There is no public repository at {name}. It is gone, private or misspelt.")
     status = re.search(r"The requested URL returned error: (\d{3})", text)
     match status and int(status[1]):
         case 301 | 302 | 303 | 307 | 308:
             return Moved()
         case 401 | 404 | 410:
-            return gone
+            return no_repository(address)
         case int(code):
-            return SourceFault(f"{host} did not answer properly for {name} (HTTP {code}). Try again later.")
+            return improper_answer(address, code)
         case None:
             pass
     if "not our ref" in text or "couldn't find remote ref" in text:
@@ -257,8 +260,36 @@ def _failure(messages: str, address: str) -> Exception:
     if re.search(
         r"could not read Username|Authentication failed|repository '.*' not found|is this a git repository", text
     ):
-        return gone
-    return SourceFault(f"{host} could not be asked for {name}. Try again later.")
+        return no_repository(address)
+    return unanswered(address)
+
+
+def no_repository(address: str) -> RepositoryNotFound:
+    """For a server that says so, or asks who wants to know."""
+    return RepositoryNotFound(
+        f"There is no public repository at {without_scheme(address)}. It is gone, private or misspelt."
+    )
+
+
+def improper_answer(address: str, status: int) -> SourceFault:
+    """For an HTTP status that says nothing of the repository."""
+    return SourceFault(
+        f"{Origin.of_url(address).host} did not answer properly for {without_scheme(address)} (HTTP {status}). Try again later."
+    )
+
+
+def unanswered(address: str) -> SourceFault:
+    """For a server that was not reached, or not heard to the end."""
+    return SourceFault(
+        f"{Origin.of_url(address).host} could not be asked for {without_scheme(address)}. Try again later."
+    )
+
+
+def too_many_refs(address: str, most: int) -> Refused:
+    """For a list of more than ``most`` bytes."""
+    return Refused(
+        f"{without_scheme(address)} lists more than {most // (1024 * 1024)} MB of branches and tags. Use a full commit SHA instead."
+    )
 
 
 def without_scheme(url: str) -> str:

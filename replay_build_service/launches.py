@@ -6,34 +6,32 @@ died goes on with its launches where it left off.
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Protocol, TypeVar, assert_never
 
 from replay_build_service.awaiting import Awaiting
 from replay_build_service.builds import Builds
+from replay_build_service.content import Contents
 from replay_build_service.domain import (
     NO_NAMED_SERVERS,
     BuildId,
-    Consent,
     Launch,
     LaunchId,
     LaunchState,
     NewEvent,
     Person,
     Phase,
-    Planned,
-    RunnableImage,
+    ResolvedRef,
     Server,
     ServerStatus,
-    Wish,
     launch_stream,
 )
 from replay_build_service.endings import Endings, EndingStore
 from replay_build_service.errors import BadLink, Conflict, LimitReached, NotFound, ReplayError
 from replay_build_service.events import EventFeed
+from replay_build_service.launch_records import launch_of
 from replay_build_service.lifetimes import Lifetimes, LifetimeStore
 from replay_build_service.links import RepoSpec, safe_urlpath
 from replay_build_service.permissions import Permissions, Permit
@@ -41,6 +39,7 @@ from replay_build_service.policy_values import Ceilings, Limited, Resources
 from replay_build_service.providers.base import RepoProvider
 from replay_build_service.resolving import Meaning, Resolving, ResolvingStore
 from replay_build_service.starts import STILL_STARTING, Hub, Starts, StartStore, is_of, phase_event
+from replay_build_service.wishes import Consent, Planned, Wish
 
 log = logging.getLogger(__name__)
 
@@ -91,11 +90,13 @@ class Launches:
         permissions: Permissions,
         feed: EventFeed,
         tasks: asyncio.TaskGroup,
+        contents: Contents,
     ) -> None:
         self._store = store
         self._builds = builds
         self._hub = hub
         self.permissions = permissions
+        self.contents = contents
         self._feed = feed
         self._tasks = tasks
         self._starts = Starts(store, hub, feed, builds.doubt)
@@ -104,11 +105,13 @@ class Launches:
         self.lifetimes = Lifetimes(store, hub, feed)
         self.endings = Endings(store)
 
-    async def consent(self, person: Person, repo: str, server_name: str = "") -> Consent:
+    async def consent(self, person: Person, repo: str, content: str | None = None, server_name: str = "") -> Consent:
         """What would run, for the page that asks. Starts nothing and stores nothing."""
         self.permissions.policies.permitted(person)
-        meant = await self.resolving.offered(RepoSpec.parse(repo))
-        offers, chosen = await self.permissions.offers(person, meant.resolved.repository)
+        meant, also = await asyncio.gather(
+            self.resolving.offered(RepoSpec.parse(repo)), self.resolving.content(content)
+        )
+        offers, chosen = await self.permissions.offers(person, meant.resolved.repository, also and also.repository)
         holder, server = await self.standing(person, server_name)
         return Consent(
             resolved=meant.resolved,
@@ -118,8 +121,11 @@ class Launches:
             usual_seconds=await self._store.usual_build_seconds(),
             server=server,
             holder=holder,
-            same_image=holder is not None and holder.image_name == meant.image_name,
+            same_image=holder is not None
+            and holder.image_name == meant.image_name
+            and _version_of(holder.content) == _version_of(also),
             unanswered=meant.unanswered,
+            content=also,
         )
 
     async def standing(self, person: Person, server_name: str = "") -> tuple[Launch | None, Server]:
@@ -141,7 +147,7 @@ class Launches:
         The launch that comes back may be one that was on its way already, or one that must be chosen (`LaunchState.CHOOSING`).
         Raises `BadLink`, `NotPermitted`, `TermsNotAgreed`, `LimitReached`, `NotFound` and whatever the provider raises.
         """
-        meant, permit = await self._permitted(person, wish)
+        meant, content, permit = await self._permitted(person, wish)
         # Neither needs the other, and the person waits.
         (holder, server), image = await asyncio.gather(
             self.standing(person, wish.server_name), self._builds.find(meant.image_name)
@@ -152,7 +158,8 @@ class Launches:
             await self._end(holder.id, {LaunchState.RUNNING}, "The session has ended.")
         is_free = is_stopping or server.status is ServerStatus.ABSENT or holder is not None
         state = LaunchState.STARTING if image else LaunchState.BUILDING
-        launch = _launch(person, wish, meant, permit, state if is_free else LaunchState.CHOOSING, image)
+        state = state if is_free else LaunchState.CHOOSING
+        launch = launch_of(person, wish, meant, content, permit, state, image)
         stored = await self._create(launch, permit.ceilings)
         await self.permissions.remember(person, stored.vo)
         if stored.id == launch.id and stored.state is not LaunchState.CHOOSING:
@@ -161,14 +168,14 @@ class Launches:
 
     async def create_now(self, person: Person, wish: Wish) -> Planned:
         """For a spawn that names a repository itself: only where the image is built and the server is free."""
-        meant, permit = await self._permitted(person, wish)
+        meant, content, permit = await self._permitted(person, wish)
         image = await self._builds.find(meant.image_name)
         if image is None:
             raise Conflict(
                 "This repository is not built yet, and a server cannot wait for that. "
                 "Open its link, or POST it to the Replay service's api/launches and follow the launch."
             )
-        launch = _launch(person, wish, meant, permit, LaunchState.STARTING, image)
+        launch = launch_of(person, wish, meant, content, permit, LaunchState.STARTING, image)
         holder = await self._store.holder(person.name, wish.server_name)
         if holder is not None and holder.state is LaunchState.RUNNING:
             # The hub starts a server, so the one on our record has ended.
@@ -269,14 +276,19 @@ class Launches:
         for launch in await self._store.launches_in({LaunchState.BUILDING, LaunchState.STARTING}):
             self._see_to(launch, partial(self._go_on, launch))
 
-    async def _permitted(self, person: Person, wish: Wish) -> tuple[Meaning, Permit]:
-        """What is meant, where the person may run that: all but the limits, which are counted when it is stored."""
+    async def _permitted(self, person: Person, wish: Wish) -> tuple[Meaning, ResolvedRef | None, Permit]:
+        """What is meant, with its content, where the person may run that: all but the limits, which are counted when it is stored."""
         if wish.server_name:
             raise BadLink(NO_NAMED_SERVERS)
         policy = self.permissions.policies.choose(person, wish.vo)
         safe_urlpath(wish.urlpath)
-        meant = await self.resolving.agreed(wish)
-        return meant, await self.permissions.permit(person, wish, policy, meant.resolved.repository)
+        meant, content = await asyncio.gather(
+            self.resolving.agreed(wish), self.resolving.content(wish.content, wish.content_version)
+        )
+        permit = await self.permissions.permit(
+            person, wish, policy, meant.resolved.repository, content and content.repository
+        )
+        return meant, content, permit
 
     async def _create(self, launch: Launch, ceilings: Ceilings) -> Launch:
         return await self._within(launch, lambda: self._store.create_launch(launch, ceilings))
@@ -348,6 +360,11 @@ class Launches:
             if not moved:
                 return
             server = None
+        if launch.content is not None:
+            at = f"{launch.content.repository.short} at {launch.content.version[:12]}"
+            await self._say(launch.id, Phase.LAUNCHING, f"Fetching {at}, which goes into a folder of your session.")
+            await self.contents.ready(launch.content)
+            server = None
         await self._starts.start(launch, server)
 
     async def _end(self, launch_id: LaunchId, allowed_from: Collection[LaunchState], text: str) -> bool:
@@ -361,24 +378,5 @@ class Launches:
         self._feed.notify(launch_stream(launch_id))
 
 
-def _launch(
-    person: Person,
-    wish: Wish,
-    meant: Meaning,
-    permit: Permit,
-    state: LaunchState,
-    image: RunnableImage | None,
-) -> Launch:
-    return Launch(
-        id=LaunchId(secrets.token_hex(16)),
-        user=person.name,
-        server_name=wish.server_name,
-        resolved=meant.resolved,
-        image_name=meant.image_name,
-        vo=permit.policy.vo,
-        urlpath=safe_urlpath(wish.urlpath),
-        state=state,
-        created_at=datetime.now(UTC),
-        image=image,
-        features=permit.features,
-    )
+def _version_of(content: ResolvedRef | None) -> tuple[str, str] | None:
+    return content and (content.repository.url, content.version)

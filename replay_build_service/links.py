@@ -39,8 +39,7 @@ class RepoSpec:
 
         Raises `UnknownProvider` and `BadLink`, each with a sentence that says what a good spelling is.
         """
-        if len(text) > MAX_SPEC_LENGTH:
-            raise BadLink(f"This link is too long: {len(text)} characters, and at most {MAX_SPEC_LENGTH} are read.")
+        _check_length(text)
         provider, _, spec = text.strip("/").partition("/")
         syntax = syntax_of(provider)
         if syntax is None:
@@ -56,6 +55,8 @@ class RepoSpec:
             raise BadLink(f"This link names no repository. It should read /v2/{syntax.example}.")
         locator = syntax.locator(locator)
         syntax.address(locator)
+        if not syntax.is_one_segment and not all(locator.split("/")):  # %2F at an end, or two together
+            raise BadLink(f"This link names no repository. It should read /v2/{syntax.example}.")
         if syntax.ref is RefRule.PIN:
             ref = pinned["version"] if pinned is not None else ""
         else:
@@ -69,6 +70,7 @@ class RepoSpec:
             _check_ref(ref)
         spec_of = cls(provider, locator, ref)
         _check_path(spec_of.url)
+        _check_length(spec_of.text)  # what is kept, and read again: longer where letters had not been encoded
         return spec_of
 
     @property
@@ -115,6 +117,11 @@ _PINNED = re.compile(r"(?P<spec>[^@]*)@(?P<version>[A-Za-z0-9][A-Za-z0-9._-]{0,7
 """What follows the last ``@``. One in a locator is written ``%40``."""
 
 
+def _check_length(text: str) -> None:
+    if len(text) > MAX_SPEC_LENGTH:
+        raise BadLink(f"This link is too long: {len(text)} characters, and at most {MAX_SPEC_LENGTH} are read.")
+
+
 def _decoded(part: str) -> str:
     try:
         text = unquote(part, errors="strict")
@@ -131,7 +138,10 @@ def _is_invisible(character: str) -> bool:
 
 
 def _shown(text: str) -> str:
-    visible = "".join("\N{REPLACEMENT CHARACTER}" if _is_invisible(character) else character for character in text[:81])
+    visible = "".join(
+        character if character.isprintable() and character != " " else "\N{REPLACEMENT CHARACTER}"
+        for character in text[:81]
+    )
     return visible if len(visible) <= 80 else visible[:77] + "…"
 
 
@@ -152,6 +162,10 @@ def _check_path(url: str) -> None:
     segments = unquote(path).split("/")
     if any(segment in {".", ".."} or segment.startswith("-") for segment in segments):
         raise BadLink("A repository's address cannot hold “.” or “..” as a part, nor a part that starts with “-”.")
+
+
+_HOST = re.compile(r"[a-z0-9_*-]+(?:\.[a-z0-9_*-]+)*|[0-9a-f.]*:[0-9a-f:.]*")
+"""A name in ASCII, with a star where a policy has a pattern; or an IPv6 address without its brackets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +190,15 @@ class Repository:
         except ValueError as error:
             raise BadLink("The repository's address is not a URL.") from error
         try:
-            host = (parts.hostname or "").rstrip(".").encode("idna").decode("ascii").lower()
+            # A dot of another script becomes one, so both sides of the encoding may have one at the end.
+            host = (parts.hostname or "").rstrip(".").encode("idna").decode("ascii").lower().rstrip(".")
             segments = [quote(unquote_to_bytes(part), safe="~!$&'()*+,;=:@") for part in parts.path.split("/") if part]
         except UnicodeError as error:
             raise BadLink("The repository's address holds what no host and no path could have.") from error
         if not host:
             raise BadLink("The repository's address names no host.")
+        if not _HOST.fullmatch(host):
+            raise BadLink("The repository's address holds what no host and no path could have.")
         host = f"[{host}]" if ":" in host else host
         if port is not None and port != {"https": 443, "http": 80}.get(parts.scheme):
             host = f"{host}:{port}"
@@ -198,6 +215,12 @@ class Repository:
     def short(self) -> str:
         """For a heading: ``github.com/owner/name``."""
         return self.url.partition("://")[2]
+
+    @property
+    def folder_name(self) -> str:
+        """What a folder with its files is called in a session: its own name, of letters that every shell takes as they are."""
+        last = unquote(self.url.rstrip("/").rpartition("/")[2])
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-")[:100] or "repository"
 
     @property
     def key(self) -> str:
@@ -255,13 +278,13 @@ def safe_urlpath(urlpath: str) -> str:
     text = unquote(urlpath)
     path = re.split(r"[?#]", urlpath, maxsplit=1)[0]
     try:
-        parts = urlsplit(urlpath)
+        # Also what is kept of it, which somebody may read again.
+        leads_elsewhere = any(parts.scheme or parts.netloc for parts in map(urlsplit, (urlpath, urlpath.lstrip("/"))))
     except ValueError as error:
         raise BadLink("The path to open in this link is no path. Use one such as lab/tree/index.ipynb.") from error
     if (
-        parts.scheme
-        or parts.netloc
-        or "\\" in text
+        leads_elsewhere
+        or "\\" in unquote(text)
         or any(ord(character) < 32 or ord(character) == 127 for character in text)
         or text.startswith("//")
         or any(part.strip() == ".." for part in unquote(unquote(path)).split("/"))

@@ -21,6 +21,7 @@ import re
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Self, TypeAlias, cast
 from urllib.parse import urlsplit
@@ -109,7 +110,7 @@ class Origin:
         Raises `BadLink` for what is no URL with a host, `OriginRefused` for another scheme than HTTP and HTTPS and for
         credentials in the URL.
         """
-        if "\\" in url or any(character.isspace() or not character.isprintable() for character in url):
+        if "\\" in url or " " in url or not url.isprintable():  # which no other space is
             raise BadLink("The address holds spaces, control characters or a backslash, so it is not a URL.")
         try:
             parts = urlsplit(url)
@@ -349,6 +350,7 @@ def _bracketed(host: str) -> str:
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
 
 
+@lru_cache(maxsize=1_000)
 def _canonical_host(name: str) -> str:
     """Raises `BadLink` for a text that is no host's name."""
     literal = _literal(name)

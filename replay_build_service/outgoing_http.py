@@ -26,6 +26,7 @@ from replay_build_service.outgoing import (
     checked_addresses,
     resolve_host,
 )
+from replay_build_service.outgoing_connections import KEPT_SECONDS, Connections
 
 __all__ = ["PACKED", "GuardedTransport", "TooLongAnswer", "UnreadableAnswer", "guarded_client", "read_bounded"]
 
@@ -78,12 +79,12 @@ class GuardedTransport(httpx.AsyncBaseTransport):
     def __init__(self, rules: OutgoingRules, *, resolver: Resolver = resolve_host, max_connections: int = 100) -> None:
         self._rules = rules
         context = _ssl_context(rules)
-        self._direct = httpcore.AsyncConnectionPool(
-            ssl_context=context,
-            max_connections=max_connections,
-            max_keepalive_connections=20,
-            keepalive_expiry=5.0,
-            network_backend=_CheckedBackend(rules, resolver),
+        backend = _CheckedBackend(rules, resolver)
+        self._direct = Connections(
+            lambda origin: httpcore.AsyncHTTPConnection(
+                origin, ssl_context=context, keepalive_expiry=KEPT_SECONDS, network_backend=backend
+            ),
+            max_connections,
         )
         self._proxied = (
             None

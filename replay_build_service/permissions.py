@@ -11,15 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
-from replay_build_service.domain import (
-    ImageName,
-    Launch,
-    LaunchId,
-    LaunchState,
-    Person,
-    ResolvedRef,
-    Wish,
-)
+from replay_build_service.domain import ImageName, Launch, LaunchId, LaunchState, Person, ResolvedRef
 from replay_build_service.errors import BadLink, NotPermitted
 from replay_build_service.links import Repository, RepoSpec
 from replay_build_service.policies import (
@@ -42,6 +34,7 @@ from replay_build_service.policy_values import (
     VOPolicy,
 )
 from replay_build_service.rulings import Rulings, Terms
+from replay_build_service.wishes import Wish
 
 
 class ChoiceStore(Protocol):
@@ -83,22 +76,27 @@ class Permissions:
         self._store = store
         self._features = features
 
-    async def offers(self, person: Person, repository: Repository) -> tuple[Sequence[Offer], str]:
+    async def offers(
+        self, person: Person, repository: Repository, content: Repository | None = None
+    ) -> tuple[Sequence[Offer], str]:
         """What the person may have for each of their VOs, and which of these they chose last.
+
+        ``content`` is a second repository whose code would run, too: here and in what follows it has to be permitted like the first.
 
         Raises `NotPermitted` where there is none.
         """
         policies = self.policies.permitted(person)
-        offers = await asyncio.gather(*(self._offer(person, repository, policy) for policy in policies))
+        offers = await asyncio.gather(*(self._offer(person, _both(repository, content), policy) for policy in policies))
         chosen = await self._store.chosen_vo(person.name)
         usable = [offer.policy.vo for offer in offers if not offer.refusal]
         return offers, chosen if chosen in usable else next(iter(usable), offers[0].policy.vo)
 
-    async def _offer(self, person: Person, repository: Repository, policy: VOPolicy) -> Offer:
+    async def _offer(self, person: Person, repositories: Sequence[Repository], policy: VOPolicy) -> Offer:
         rulings = await self._rulings.rulings_of(policy.vo)
         terms = terms_of(policy, rulings)
         has_agreed = terms is None or await self._has_agreed(person, policy.vo, terms)
-        refusal = refusal_before_terms(Question(person, repository), policy, rulings)
+        refusals = (refusal_before_terms(Question(person, one), policy, rulings) for one in repositories)
+        refusal = next((one for one in refusals if one), None)
         return Offer(
             policy=policy,
             banner=banner_of(policy, rulings),
@@ -111,7 +109,14 @@ class Permissions:
             refusal=refusal.sentence if refusal else "",
         )
 
-    async def permit(self, person: Person, wish: Wish, policy: VOPolicy, repository: Repository) -> Permit:
+    async def permit(
+        self,
+        person: Person,
+        wish: Wish,
+        policy: VOPolicy,
+        repository: Repository,
+        content: Repository | None = None,
+    ) -> Permit:
         """Apply all rules to a wish that came in for the VO of this policy; what is agreed to with it is stored.
 
         Raises `NotPermitted`, `TermsNotAgreed` and `BadLink`. What is limited is counted where the launch is stored.
@@ -119,7 +124,8 @@ class Permissions:
         rulings = await self._rulings.rulings_of(policy.vo)
         terms = terms_of(policy, rulings)
         agreed = await self._agreed(person, policy.vo, terms, wish.terms)
-        permit(Question(person, repository, agreed), policy, rulings)
+        for one in _both(repository, content):
+            permit(Question(person, one, agreed), policy, rulings)
         features = self._permitted_features(wish, policy)
         if terms is not None and wish.terms == terms.version:
             await self._store.agree(person.name, policy.vo, terms.version)
@@ -148,8 +154,9 @@ class Permissions:
         person = Person(launch.user, frozenset({launch.vo}) if groups is None else groups)
         policy = self.policies.choose(person, launch.vo)
         rulings = await self._rulings.rulings_of(policy.vo)
-        if refusal := refusal_before_terms(Question(person, launch.resolved.repository), policy, rulings):
-            raise refusal
+        for one in _both(launch.resolved.repository, launch.content and launch.content.repository):
+            if refusal := refusal_before_terms(Question(person, one), policy, rulings):
+                raise refusal
         return policy
 
     async def ceilings(self, launch: Launch) -> Ceilings:
@@ -210,6 +217,10 @@ class Permissions:
 
     async def _has_agreed(self, person: Person, vo: str, terms: Terms) -> bool:
         return await self._store.agreed_at(person.name, vo, terms.version) is not None
+
+
+def _both(repository: Repository, content: Repository | None) -> Sequence[Repository]:
+    return (repository,) if content is None else (repository, content)
 
 
 def _imagined(person: Person, vo: str, resolved: ResolvedRef) -> Launch:

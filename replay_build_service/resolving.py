@@ -17,14 +17,16 @@ from typing import Protocol
 from cachetools import TTLCache
 
 from replay_build_service.builds import Builds
-from replay_build_service.domain import ImageName, ResolvedRef, Unanswered, Wish
+from replay_build_service.domain import ImageName, ResolvedRef
 from replay_build_service.errors import RefNotFound, ReplayError, RepositoryNotFound, SourceFault, UnknownProvider
 from replay_build_service.links import RepoSpec
 from replay_build_service.providers.base import RepoProvider
+from replay_build_service.wishes import Unanswered, Wish
 
 _ARCHIVE = "swh"
 """The provider that archives what others publish, and names a commit by the same SHA (https://docs.softwareheritage.org/devel/swh-model/persistent-identifiers.html)."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_OF_CONTENT = "The second repository that this link names, after “content=”:"
 _SHOWN_KEPT = 3600.0
 """Seconds for which it is remembered where a link led: between a look at the page and its button."""
 _MOST_SHOWN = 5_000
@@ -125,6 +127,25 @@ class Resolving:
             return (await self._meaning(spec)).resolved.version == version
         except ReplayError:  # Where that cannot be known now, it is not so.
             return False
+
+    async def content(self, text: str | None, version: str | None = None) -> ResolvedRef | None:
+        """What a link's ``content`` names; none where it names none. ``version`` is the one that the person saw and agreed to.
+
+        Raises as `resolve`, and `BadLink`; the sentence says that it is about the content.
+        """
+        if not text:
+            return None
+        spec = RepoSpec.parse(text)
+        try:
+            if version is None or version == spec.ref:
+                return await self.resolve(spec)
+            pinned = spec.pinned_to(version)
+            found = await self.resolve(pinned)
+        except RefNotFound as error:
+            raise RefNotFound(f"{_OF_CONTENT} {error.sentence}") from error
+        except RepositoryNotFound as error:
+            raise RepositoryNotFound(f"{_OF_CONTENT} {error.sentence}") from error
+        return dataclasses.replace(found, spec=spec) if await self._leads_to(spec, version) else found
 
     async def last_known(self, spec: RepoSpec, error: RepositoryNotFound | SourceFault) -> Meaning | None:
         """What the link led to when it was last launched or built, if that image is still there; ``error`` is why that is asked.

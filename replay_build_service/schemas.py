@@ -8,16 +8,14 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
+from replay_build_service.content_schemas import ContentModel
 from replay_build_service.domain import NO_NAMED_SERVERS, ImageConfiguration, Launch
-from replay_build_service.errors import BadLink
 from replay_build_service.installed import learn_installed_providers as learn_installed_providers
-from replay_build_service.links import MAX_SPEC_LENGTH, MAX_URLPATH_LENGTH, RepoSpec
+from replay_build_service.links import MAX_SPEC_LENGTH, MAX_URLPATH_LENGTH
 from replay_build_service.policy_values import Placement, Resources
 
 MOST_GROUPS = 1000
 """Of one person at the hub."""
-
-
 MOST_FEATURES = 20
 
 _A_YEAR = 366 * 86_400.0
@@ -172,6 +170,7 @@ class LaunchPlan(_Frozen):
     """May hold the placeholder ``{home}``: the session's own folder."""
     source: str | None
     """A folder whose content becomes the session's own folder."""
+    content: ContentModel | None = None
     resources: ResourcesModel
     placement: PlacementModel = PlacementModel()
     features: list[str] = []
@@ -314,6 +313,9 @@ class LaunchRequest(_Frozen):
     """Names of what the session is to get beside its image."""
     terms: _Name | None = None
     """The version of the VO's terms of use that the person agrees to with this."""
+    content: _Repo | None = None
+    content_version: _Version | None = None
+    """A second repository or record, whose files the session gets in a folder of their own, and its version as above."""
 
 
 class LaunchModel(_Frozen):
@@ -329,6 +331,9 @@ class LaunchModel(_Frozen):
     build: str | None
     vo: str
     urlpath: str
+    content: str | None
+    content_version: str | None
+    """The second repository or record, as after “content=” in a link, and its version."""
     created_at: str
     failure: str | None
     features: list[str]
@@ -351,6 +356,8 @@ class LaunchModel(_Frozen):
             build=launch.build_id,
             vo=launch.vo,
             urlpath=launch.urlpath,
+            content=launch.content and launch.content.spec.text,
+            content_version=launch.content and launch.content.version,
             created_at=launch.created_at.isoformat(),
             failure=launch.failure,
             features=list(launch.features),
@@ -358,24 +365,3 @@ class LaunchModel(_Frozen):
             url=f"{base_url}launches/{launch.id}",
             events_url=f"{base_url}api/launches/{launch.id}/events",
         )
-
-
-class LinkPreview(_Frozen):
-    """What a link means, from its text alone: no request is made for it."""
-
-    repository: str
-    """The address that the link names."""
-    ref: str
-    spec: str
-    """The canonical spelling after ``/v2/``."""
-    problem: str | None = None
-    """Why it cannot be understood; then the other fields are empty."""
-
-    @classmethod
-    def of(cls, text: str) -> "LinkPreview":
-        """``text`` is what follows ``/v2/``, percent-encoded as it came."""
-        try:
-            spec = RepoSpec.parse(text)
-        except BadLink as error:
-            return cls(repository="", ref="", spec="", problem=error.sentence)
-        return cls(repository=spec.url, ref=spec.ref, spec=spec.text)

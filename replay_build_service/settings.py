@@ -158,6 +158,17 @@ class ServiceSettings(Application):
         GIB, help="“docker”, “kubernetes”: a build is ended where less than this is left on the engine's disk."
     ).tag(config=True)
     repository_limit = ByteSpecification(2 * GIB, help="How large a checkout may be on disk.").tag(config=True)
+    content_limit = ByteSpecification(
+        GIB,
+        help="How large a content may be on disk: the files of a second repository that a link brings into the session "
+        "(`?content=`). Each session has a copy.",
+    ).tag(config=True)
+    content_timeout = Float(300.0, help="Seconds that fetching a content may take.").tag(config=True)
+    contents_kept = ByteSpecification(
+        10 * GIB,
+        help="“venv”, “docker”: so much of contents is kept for the next session that wants them; what was used longest ago "
+        "goes first.",
+    ).tag(config=True)
     build_environment = Dict(
         value_trait=Unicode(),
         key_trait=Unicode(),

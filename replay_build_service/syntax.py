@@ -71,10 +71,22 @@ _OSF = re.compile(r"[a-z0-9]{5,6}")
 _SWHID = re.compile(r"swh:1:(?:cnt|dir|rev|rel|snp):[0-9a-f]{40}")
 
 
+_SAME_AS_DOI = (
+    (re.compile(r"10\.4211/hs\.([0-9a-f]{32})"), "https://www.hydroshare.org/resource/"),
+    (re.compile(r"10\.17605/osf\.io/([a-z0-9]{5,6})"), "https://osf.io/"),
+    (re.compile(r"(10\.6084/m9\.figshare\.[1-9][0-9]{2,11})\.v[1-9][0-9]{0,5}"), "https://doi.org/"),
+)
+"""DOIs in lower case that tell by themselves which record they are a name of, and how its address begins."""
+
+
 def _doi(locator: str) -> str:
     if not DOI.fullmatch(locator):
         raise BadLink("That is no DOI. One reads 10.5281/zenodo.3242074; the link has it as it is, with its slash.")
-    return f"https://doi.org/{locator.lower()}"
+    doi = locator.lower()
+    for pattern, address in _SAME_AS_DOI:
+        if (match := pattern.fullmatch(doi)) is not None:
+            return f"{address}{match[1]}"
+    return f"https://doi.org/{doi}"
 
 
 def _github(locator: str) -> str:
@@ -133,7 +145,11 @@ def _osf(locator: str) -> str:
 
 
 def _ckan(locator: str) -> str:
-    if "/dataset/" not in urlsplit(_url(locator)).path:
+    try:
+        path = urlsplit(_url(locator)).path
+    except ValueError:
+        path = ""
+    if "/dataset/" not in path:
         raise BadLink("A CKAN link holds the dataset's address, percent-encoded: https%3A%2F%2FHOST%2Fdataset%2FNAME.")
     return locator
 

@@ -5,13 +5,14 @@ How a file comes into a session is each spawner's own business: `deliver` and `r
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from inspect import isawaitable
 from typing import Any, ClassVar
 
 from pydantic import ValidationError
 
+from replay_build_service.content_schemas import ContentModel
 from replay_build_service.schemas import FeatureReport, LaunchPlan
 from replay_spawner.features.base import HOME, Feature, Platform, SessionContext, SessionFile
 from replay_spawner.features.keeping import SessionFeatures
@@ -71,6 +72,20 @@ class FeaturesMixin(ReplayMixin):
             self.log.error("No feature of launch %s can be given: %s", plan.launch, error)
             await features.end()
             self._features, self._files = self._features_named([], context, lacking=plan.features), own
+
+    def _refuse_content(self, content: ContentModel, has: Collection[str] | None) -> None:
+        """Refuse what cannot be brought into this session. ``has``: what the image's own repository has at its top, if that is known."""
+        if has is not None and content.name in has:
+            raise self.refusal(
+                422,
+                f"The environment's repository has a “{content.name}” of its own, where the files of {content.repository} would go. "
+                "Ask the author of the link for another environment.",
+            )
+        if (content.fetcher is None) is (self.platform is Platform.POD):
+            self.log.error("The build service brings contents into other sessions than this hub's spawner makes")
+            raise self.refusal(
+                422, "This hub cannot bring a second repository into a session. Tell the administrators."
+            )
 
     def _lab_files(self) -> list[SessionFile]:
         """JupyterLab's extension, where the session does not see this machine's own."""

@@ -15,7 +15,8 @@ from jupyterhub.handlers import BaseHandler
 from tornado.httputil import url_concat
 
 from replay_build_service.client import ReplayClient
-from replay_build_service.schemas import LinkPreview, learn_installed_providers
+from replay_build_service.link_schemas import LinkPreview
+from replay_build_service.schemas import learn_installed_providers
 from replay_spawner.idle.door import reading_handlers
 from replay_spawner.reading import READING_PATH, ReadingHandler
 from replay_spawner.session_report import SessionReportHandler
@@ -68,7 +69,7 @@ class LinkHandler(BaseHandler):
             # Every hub has an authenticator; its own login page, so that one click leads to the provider.
             login = self.authenticator.login_url(self.hub.base_url)  # pyright: ignore[reportOptionalMemberAccess]
             login_url = url_concat(login, {"next": self.request.uri})
-            preview = LinkPreview.of(raw)
+            preview = LinkPreview.of(raw, self.request.query)
             self.set_status(400 if preview.problem else 200)
             self._show("replay_link.html", preview=preview, login_url=login_url)
         elif await _client(self._service_url, self._token_file).is_up():

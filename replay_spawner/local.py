@@ -22,6 +22,7 @@ from jupyterhub.utils import random_port
 from tornado import web
 from traitlets import Unicode
 
+from replay_build_service.links import Repository
 from replay_build_service.schemas import LaunchPlan
 from replay_spawner.ends import by_status
 from replay_spawner.featured import FeaturesMixin
@@ -93,6 +94,9 @@ class ReplayLocalSpawner(FeaturesMixin, SimpleLocalProcessSpawner):
         home = session / "home" / _folder_name(plan)
         log_file = session / "server.log"
         log = await asyncio.to_thread(_make_session, home, plan.source, log_file)
+        if plan.content is not None:
+            self._refuse_content(plan.content, await asyncio.to_thread(os.listdir, home))
+            await asyncio.to_thread(_make_home, home / plan.content.name, plan.content.folder)
         await self._prepare_features(plan, str(home), frozenset(await asyncio.to_thread(os.listdir, home)))
         await self._deliver_at_start()
         self.override(
@@ -237,8 +241,7 @@ class ReplayLocalSpawner(FeaturesMixin, SimpleLocalProcessSpawner):
 
 def _folder_name(plan: LaunchPlan) -> str:
     """What a terminal's prompt shows: the repository's own name."""
-    last = plan.repository.rstrip("/").rpartition("/")[2]
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-")[:100] or "session"
+    return Repository(plan.repository).folder_name
 
 
 def _make_session(home: Path, source: str | None, log_file: Path) -> BinaryIO:

@@ -26,11 +26,16 @@ def launch_in(options: Mapping[str, Any]) -> str | None:
 
 def marks(plan: LaunchPlan) -> dict[str, str]:
     """What accounting and administrators find a session by: labels of a container, annotations of a pod."""
+    of_content = plan.content and {
+        "replay.egi.eu/content": plan.content.repository,
+        "replay.egi.eu/content-commit": plan.content.version,
+    }
     return {
         LAUNCH_LABEL: plan.launch,
         "replay.egi.eu/repository": plan.repository,
         "replay.egi.eu/commit": plan.version,
         GROUP: plan.vo,
+        **(of_content or {}),
     }
 
 

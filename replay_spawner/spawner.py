@@ -161,9 +161,10 @@ class ReplayMixin(Spawner):
             name, value = named
             if name == "launch":
                 return f"{self.replay_home_url}launches/{quote(value, safe='')}"
-            urlpath = query.get("opt-urlpath") or query.get("urlpath")
+            others = {key: query.get(f"opt-{key}") or query.get(key) for key in ("content", "urlpath")}
             link = f"{self.replay_home_url}v2/{quote(value, safe='/%')}"
-            return f"{link}?{urlencode({'urlpath': urlpath[0]})}" if urlpath else link
+            named_too = urlencode({key: values[0] for key, values in others.items() if values})
+            return f"{link}?{named_too}" if named_too else link
         return None if self.replay_ordinary_servers else self.replay_home_url
 
     # from a launch to its plan
@@ -326,6 +327,12 @@ class ReplayMixin(Spawner):
                 "REPLAY_BUILD": self.plan.build or "",
                 "REPLAY_VO": self.plan.vo,
             }
+            if self.plan.content is not None:
+                env |= {
+                    "REPLAY_CONTENT_REPOSITORY": self.plan.content.repository,
+                    "REPLAY_CONTENT_COMMIT": self.plan.content.version,
+                    "REPLAY_CONTENT_FOLDER": self.plan.content.name,
+                }
         return env
 
 

@@ -14,6 +14,7 @@ from replay_build_service.assembly.common import (
     source_tokens,
     split_registry,
 )
+from replay_build_service.assembly.contents import make_contents
 from replay_build_service.assembly.docker import make_docker_builder
 from replay_build_service.assembly.policies import make_policies, session_resources
 from replay_build_service.assembly.providers import make_providers
@@ -26,6 +27,7 @@ __all__ = [
     "UnusableSettings",
     "credentials_of",
     "make_builder",
+    "make_contents",
     "make_policies",
     "make_providers",
     "outgoing_rules",

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from replay_build_service.assembly.common import UnusableSettings, installations, outgoing_rules
+from replay_build_service.git import GitHttp
 from replay_build_service.installed import InstalledProvider, learn_installed_providers
 from replay_build_service.providers.base import RepoProvider
 from replay_build_service.providers.ckan import CkanProvider
@@ -25,16 +26,18 @@ from replay_build_service.sources.asking import Asker
 from replay_build_service.sources.dataverse import Dataverse
 
 
-def make_providers(settings: ServiceSettings, tasks: asyncio.TaskGroup, ask: Asker) -> dict[str, RepoProvider]:
+def make_providers(
+    settings: ServiceSettings, tasks: asyncio.TaskGroup, ask: Asker, git: GitHttp | None = None
+) -> dict[str, RepoProvider]:
     """The providers, by the name that links have for them. Raises `UnusableSettings`."""
     rules = outgoing_rules(settings)
-    context = ProviderContext(rules, tasks, ask)
+    context = ProviderContext(rules, tasks, ask, git=git)
     dataverse = Dataverse(installations(settings))
     found: list[RepoProvider] = [
-        GitProvider(rules, tasks),
-        GitHubProvider(rules, tasks),
-        GitLabProvider(rules, tasks, hosts=settings.gitlab_hosts),
-        GistProvider(rules, tasks),
+        GitProvider(rules, tasks, http=git),
+        GitHubProvider(rules, tasks, http=git),
+        GitLabProvider(rules, tasks, hosts=settings.gitlab_hosts, http=git),
+        GistProvider(rules, tasks, http=git),
         ZenodoProvider(context),
         FigshareProvider(context),
         DataverseProvider(context, dataverse),

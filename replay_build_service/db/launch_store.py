@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from replay_build_service.db.activity_store import forget_activity
 from replay_build_service.db.event_store import append
-from replay_build_service.db.rows import launch_of, launch_row, recipe_of, resolved_of
+from replay_build_service.db.rows import content_text, launch_of, launch_row, recipe_of, resolved_of
 from replay_build_service.db.tables import ActiveServerRow, BuildRow, ImageRow, LaunchRow, StreamRow
 from replay_build_service.domain import (
     BuildId,
@@ -43,14 +43,15 @@ class LaunchQueries:
     async def create_launch(self, launch: Launch, ceilings: Ceilings = _UNLIMITED) -> Launch:
         """Store a launch and let it hold the person's server, where nothing else does.
 
-        Where a launch of the same image and path is on its way already, that one is returned and nothing is stored.
+        Where a launch of the same image, path and content is on its way already, that one is returned and nothing is stored.
         Where another launch holds the server, this one is stored as `LaunchState.CHOOSING`. Raises `LimitReached` where it
         would take a server over one of the ceilings. Writing transactions follow each other, so the count is exact.
         """
         async with self._writing() as session:
             holder = await _holder(session, launch.user, launch.server_name)
             if holder is not None and not LaunchState(holder.state).is_final:
-                same = holder.image_name == str(launch.image_name) and holder.urlpath == launch.urlpath
+                asked = (str(launch.image_name), launch.urlpath, content_text(launch.content))
+                same = (holder.image_name, holder.urlpath, holder.content) == asked
                 if same and LaunchState(holder.state) in {LaunchState.BUILDING, LaunchState.STARTING}:
                     return launch_of(holder)
                 row = launch_row(launch)

@@ -41,6 +41,18 @@ def resolved_columns(resolved: ResolvedRef) -> dict[str, str]:
     }
 
 
+def content_of(text: str | None) -> ResolvedRef | None:
+    if text is None:
+        return None
+    stored = json.loads(text)
+    spec = RepoSpec(stored["provider"], stored["locator"], stored["ref"])
+    return ResolvedRef(Repository(stored["repository"]), spec, stored["fetch_url"], stored["version"])
+
+
+def content_text(content: ResolvedRef | None) -> str | None:
+    return None if content is None else json.dumps(resolved_columns(content), sort_keys=True)
+
+
 def image_of(reference: str | None, location: str | None) -> RunnableImage | None:
     return None if reference is None or location is None else RunnableImage(reference, location)
 
@@ -86,6 +98,7 @@ def launch_of(row: LaunchRow) -> Launch:
         consumed_at=row.consumed_at,
         failure=row.failure,
         features=tuple(json.loads(row.features)) if row.features else (),
+        content=content_of(row.content),
         maximum_age=None if row.maximum_age is None else timedelta(seconds=row.maximum_age),
         running_at=row.running_at,
         ended_at=row.ended_at,
@@ -109,6 +122,7 @@ def launch_row(launch: Launch) -> LaunchRow:
         consumed_at=launch.consumed_at,
         failure=launch.failure,
         features=json.dumps(launch.features) if launch.features else None,
+        content=content_text(launch.content),
         maximum_age=None if launch.maximum_age is None else launch.maximum_age.total_seconds(),
         running_at=launch.running_at,
         ended_at=launch.ended_at,

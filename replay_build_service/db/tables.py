@@ -177,6 +177,10 @@ class LaunchRow(ResolvedColumns, Base):
         Text, info=_personal("what the person chose for the session beside its image, so that it gets that and no more")
     )
     """Names, as a list in JSON."""
+    content: Mapped[str | None] = mapped_column(
+        Text, info=_personal("which second repository's files the person had brought into the session")
+    )
+    """As the columns of what was resolved, by name, as an object in JSON."""
     maximum_age: Mapped[float | None]
     """Seconds that its session may run, as the policy had it when the server was started."""
     ended_at: Mapped[datetime | None] = mapped_column(info=_personal("when it was over"))

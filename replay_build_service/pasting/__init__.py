@@ -9,7 +9,7 @@ sites, `binders` links of Binder, Replay and nbgitpuller, `archives` those of re
 was pasted, and `web` knows which room reads it.
 """
 
-from replay_build_service.pasting.pasted import Pasted, decide, urlpath_of
+from replay_build_service.pasting.pasted import Pasted, content_of, decide, urlpath_of
 from replay_build_service.pasting.texts import MOST_TEXT, read
 
-__all__ = ["MOST_TEXT", "Pasted", "decide", "read", "urlpath_of"]
+__all__ = ["MOST_TEXT", "Pasted", "content_of", "decide", "read", "urlpath_of"]

@@ -9,7 +9,7 @@ from replay_build_service.links import RepoSpec
 from replay_build_service.pasting.address import Address
 from replay_build_service.pasting.archives import record
 from replay_build_service.pasting.forges import at_ref
-from replay_build_service.pasting.pasted import Pasted, at, opened, urlpath_of
+from replay_build_service.pasting.pasted import Pasted, at, content_of, opened, urlpath_of
 from replay_build_service.syntax import RefRule, syntax_of
 
 _NO_REF = "The link names no branch, tag or commit, so the newest commit of the main branch is meant."
@@ -29,20 +29,20 @@ def binder(address: Address) -> Pasted | None:
 
 def of_spec(text: str, query: str = "") -> Pasted:
     """What follows ``/v2/``. Raises `BadLink`."""
-    text, urlpath = text.strip("/"), urlpath_of(query)
+    text, urlpath, content = text.strip("/"), urlpath_of(query), content_of(query)
     notes = (_PULLS,) if urlpath.lstrip("/").startswith("git-pull") else ()
     provider, _, rest = text.partition("/")
     syntax = syntax_of(provider)
     if syntax is not None and syntax.ref is RefRule.NEEDED and len(rest.split("/")) == syntax.segments:
         text, notes = f"{text}/HEAD", (*notes, _NO_REF)
     try:
-        return Pasted(RepoSpec.parse(text), urlpath, notes)
+        return Pasted(RepoSpec.parse(text), urlpath, notes, content)
     except BadLink:
         # A Binder takes a DOI with “doi:” or as an address, too.
         found = record(unquote(rest)) if syntax is not None and syntax.ref is RefRule.PIN else None
         if found is None:
             raise
-        return Pasted(found.spec, urlpath, notes)
+        return Pasted(found.spec, urlpath, notes, content)
 
 
 def pulls(address: Address) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from urllib.parse import parse_qs, quote, urlencode
+from urllib.parse import parse_qs, quote, unquote_plus, urlencode
 
-from replay_build_service.errors import BadLink
+from replay_build_service.errors import BadLink, UnknownProvider
 from replay_build_service.links import Repository, RepoSpec, safe_urlpath
+
+_OF_CONTENT = "The second repository that this link names, after “content=”:"
 
 FULL_SHA = re.compile(r"[0-9a-fA-F]{40}|[0-9a-fA-F]{64}")
 
@@ -31,6 +33,8 @@ class Pasted:
     """As ``?urlpath=`` of a link; empty for the session's own default."""
     notes: tuple[str, ...] = ()
     """Sentences for the person: what of the text was not taken over, and what was understood that they may not expect."""
+    content: str = ""
+    """As ``?content=`` of a link: ``PROVIDER/SPEC``."""
     undecided: tuple[str, ...] = ()
     """The parts of a path of which the first, or the first few, are the ref and the others a path in the repository."""
     namespace: str = ""
@@ -39,8 +43,8 @@ class Pasted:
     @property
     def link(self) -> str:
         """The path of the link, from ``/v2/`` on."""
-        query = f"?{urlencode({'urlpath': self.urlpath}, safe='/')}" if self.urlpath else ""
-        return f"/v2/{self.spec.text}{query}"
+        arguments = {name: value for name, value in (("content", self.content), ("urlpath", self.urlpath)) if value}
+        return f"/v2/{self.spec.text}{'?' if arguments else ''}{urlencode(arguments, safe='/')}"
 
     def checked(self) -> Pasted:
         """The same, in its canonical spelling. Raises `BadLink` where a link cannot say this."""
@@ -107,15 +111,9 @@ def opened_file(path: Sequence[str]) -> str:
 def urlpath_of(query: str) -> str:
     """What a link wants opened: ``urlpath`` as it is, ``labpath`` in Lab's single-document view, ``filepath`` in the tree.
 
-    As BinderHub reads them (https://binderhub.readthedocs.io/en/latest/reference/urls.html). Raises `BadLink` for ``content``, which
-    names a second repository: to leave it out in silence would open something else than the link says.
+    As BinderHub reads them (https://binderhub.readthedocs.io/en/latest/reference/urls.html).
     """
     arguments = parse_qs(query)
-    if "content" in arguments:
-        raise BadLink(
-            "This link asks for the notebooks of one repository in the environment of another (content=), which Replay cannot do yet. "
-            "Leave that out to open the first repository alone."
-        )
 
     def first(name: str) -> str:
         return arguments.get(name, [""])[0]
@@ -127,6 +125,30 @@ def urlpath_of(query: str) -> str:
     if filepath := first("filepath"):
         return "tree/" + quote(filepath.lstrip("/"))
     return ""
+
+
+def content_of(query: str) -> str:
+    """The second repository or record that a link names, ``PROVIDER/SPEC`` in its canonical spelling; empty for none.
+
+    Raises `BadLink` where it is none, and `UnknownProvider`.
+    """
+    pairs = (pair.partition("=") for pair in query.split("&"))
+    named = [value for name, _, value in pairs if name == "content" and value]
+    if len(named) > 1:
+        raise BadLink("This link names more than one repository after “content=”. A session takes one beside its own.")
+    if not named:
+        return ""
+    try:
+        # An address in it may be percent-encoded once, as in a link of its own, or once more as a part of a query.
+        return RepoSpec.parse(named[0]).text
+    except BadLink:
+        pass
+    try:
+        return RepoSpec.parse(unquote_plus(named[0])).text
+    except UnknownProvider as error:
+        raise UnknownProvider(f"{_OF_CONTENT} {error.sentence}") from error
+    except BadLink as error:
+        raise BadLink(f"{_OF_CONTENT} {error.sentence}") from error
 
 
 def nothing_known(host: str = "") -> BadLink:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from replay_build_service.git import GitHttp
 from replay_build_service.outgoing import OutgoingRules, Resolver, resolve_host
 from replay_build_service.sources.asking import Asker
 
@@ -26,3 +27,5 @@ class ProviderContext:
     resolver: Resolver = resolve_host
     clock: Callable[[], float] = time.monotonic
     """Seconds, for what is kept how long."""
+    git: GitHttp | None = None
+    """For the refs of git repositories, where a `GitProvider` is made: connections and limits that all of them share."""

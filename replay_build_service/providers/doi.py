@@ -127,17 +127,17 @@ class DoiProvider:
 
 # ---- whose a DOI is. Pure, so that it can be told without asking.
 
-_ZENODO = re.compile(r"10\.(?:5281|5072)/zenodo\.[0-9]{1,12}", re.IGNORECASE)
+_ZENODO = re.compile(r"10\.(?:5281|5072)/zenodo\.[0-9]{1,12}", re.IGNORECASE | re.ASCII)
 _FIGSHARE = re.compile(r"10\.6084/m9\.figshare\.\S+", re.IGNORECASE)
-_HYDROSHARE = re.compile(r"10\.4211/hs\.(?P<id>[0-9a-f]{32})", re.IGNORECASE)
-_OSF = re.compile(r"10\.17605/osf\.io/(?P<id>[a-z0-9]{5,6})", re.IGNORECASE)
+_HYDROSHARE = re.compile(r"10\.4211/hs\.(?P<id>[0-9a-f]{32})", re.IGNORECASE | re.ASCII)
+_OSF = re.compile(r"10\.17605/osf\.io/(?P<id>[a-z0-9]{5,6})", re.IGNORECASE | re.ASCII)
 
 _ZENODO_HOSTS = {"zenodo.org": "10.5281", "www.zenodo.org": "10.5281", "sandbox.zenodo.org": "10.5072"}
 _ZENODO_PAGE = re.compile(r"/(?:records?/|doi/10\.[0-9]{4,9}/zenodo\.)(?P<number>[0-9]{1,12})/?")
 _FIGSHARE_PAGE = re.compile(r"/articles/(?:[a-z_-]+/)?[^/]+/[0-9]+(?:/[0-9]+)?/?")
 """Also of portals that institutions have under names of their own. figshare is asked whether the DOI is one of its articles'."""
-_HYDROSHARE_PAGE = re.compile(r"/resource/(?P<id>[0-9a-f]{32})/?", re.IGNORECASE)
-_OSF_PAGE = re.compile(r"/(?P<id>[a-z0-9]{5,6})/?", re.IGNORECASE)
+_HYDROSHARE_PAGE = re.compile(r"/resource/(?P<id>[0-9a-f]{32})/?", re.IGNORECASE | re.ASCII)
+_OSF_PAGE = re.compile(r"/(?P<id>[a-z0-9]{5,6})/?", re.IGNORECASE | re.ASCII)
 _SWH_PAGE = re.compile(r"/(?:browse/)?(?P<swhid>swh:1:(?:cnt|dir|rev|rel|snp):[0-9a-f]{40})(?:;.*)?/?")
 _CKAN_PAGE = re.compile(r"(?:/.*)?/dataset/[^/]+/?")
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from urllib.parse import urlsplit
 
 from replay_build_service.errors import BadLink
-from replay_build_service.git import LIST_TIMEOUT
+from replay_build_service.git import LIST_TIMEOUT, GitHttp
 from replay_build_service.links import RepoSpec
 from replay_build_service.outgoing import Origin, OutgoingRules, Resolver, resolve_host
 from replay_build_service.providers.git import GitProvider
@@ -41,11 +41,12 @@ class GitLabProvider(GitProvider):
         tasks: asyncio.TaskGroup,
         *,
         hosts: Collection[str] = (),
+        http: GitHttp | None = None,
         timeout: float = LIST_TIMEOUT,
         resolver: Resolver = resolve_host,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(rules, tasks, timeout=timeout, resolver=resolver, clock=clock)
+        super().__init__(rules, tasks, http=http, timeout=timeout, resolver=resolver, clock=clock)
         self._hosts = tuple(dict.fromkeys((GITLAB, *(host.strip().lower() for host in hosts))))
 
     @property

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from replay_build_service.errors import BadLink, SourceFault
+from replay_build_service.sources.paths import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,7 +91,7 @@ class RecordSource(Protocol):
     """One archive. Its answers are asked for through an `Asker`, which keeps to the rules of what may be asked.
 
     Each method raises `RepositoryNotFound` (gone, private, embargoed, without files), `RefNotFound` (no such version, with the
-    nearest), `BadLink` (the locator is none of this archive's), `OriginRefused` and `SourceFault`.
+    nearest), `BadLink` (the locator is none of this archive's), `OriginRefused`, `Refused` (more files than are read) and `SourceFault`.
     """
 
     @property
@@ -129,7 +130,9 @@ def split_pin(ref: str) -> tuple[str | None, str | None]:
         return None, None
     match = _PIN.fullmatch(ref)
     if match is None:
-        raise BadLink(f"“{ref[:80]}” is no version of a record. Leave out what follows the “@” to open the newest one.")
+        raise BadLink(
+            f"“{shown(ref)}” is no version of a record. Leave out what follows the “@” to open the newest one."
+        )
     return match["version"], match["digest"]
 
 
@@ -143,5 +146,5 @@ def split_fetch_url(fetch_url: str, sources: Mapping[str, RecordSource]) -> tupl
     if not plus:
         return None
     if name not in sources:
-        raise BadLink(f"This Replay cannot fetch from “{name}”. Open the repository's link again.")
+        raise BadLink(f"This Replay cannot fetch from “{shown(name)}”. Open the repository's link again.")
     return sources[name], fetch_url[len(name) + 1 :]

@@ -30,7 +30,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{2,100}")
 _FOLDER = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*){0,10}")
 """Of a site, where CKAN lies in one."""
 _API_URL = re.compile(
-    r"(?P<portal>https?://[^?#@]+)/api/3/action/(?:package_show\?id=(?P<name>[A-Za-z0-9_-]{2,100})"
+    r"(?P<portal>https?://[A-Za-z0-9.:\[\]_~/-]+)/api/3/action/(?:package_show\?id=(?P<name>[A-Za-z0-9_-]{2,100})"
     r"|activity_data_show\?id=(?P<activity>[A-Za-z0-9_-]{2,100})&object_type=package)"
 )
 _HASHES = {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}

@@ -29,11 +29,11 @@ from replay_build_service.sources.handles import DOI_ORIGIN, landing_page
 
 __all__ = ["Dataverse"]
 
-_DOI = re.compile(r"(?:doi:)?(?P<doi>10\.[0-9.]{4,12}/\S{1,200})", re.IGNORECASE)
+_DOI = re.compile(r"(?:doi:)?(?P<doi>10\.[0-9.]{4,12}/[!-~]{1,200})", re.IGNORECASE)
 _VERSION = re.compile(r"[0-9]{1,6}\.[0-9]{1,6}")
 _API_URL = re.compile(
-    r"(?P<origin>https?://[^/?#@]+)/api/datasets/:persistentId/versions/(?P<version>[0-9]{1,6}\.[0-9]{1,6})"
-    r"\?persistentId=doi:(?P<doi>[^&#?]+)"
+    r"(?P<origin>https?://[A-Za-z0-9.:\[\]_-]+)/api/datasets/:persistentId/versions/(?P<version>[0-9]{1,6}\.[0-9]{1,6})"
+    r"\?persistentId=doi:(?P<doi>[A-Za-z0-9%/._~-]+)"
 )
 _CHECKSUMS = {"MD5": ("md5", 32), "SHA-1": ("sha1", 40), "SHA-256": ("sha256", 64), "SHA-512": ("sha512", 128)}
 """https://guides.dataverse.org/en/latest/installation/config.html#filefixitychecksumalgorithm"""

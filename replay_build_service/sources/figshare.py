@@ -18,12 +18,13 @@ from replay_build_service.errors import BadLink, OriginRefused, RefNotFound, Rep
 from replay_build_service.outgoing import Origin
 from replay_build_service.sources.asking import Asker
 from replay_build_service.sources.base import Record, RemoteFile
+from replay_build_service.sources.paging import pages
 
 __all__ = ["Figshare"]
 
-_LOCATOR = re.compile(r"(?P<doi>10\.[0-9]{4,9}/\S{1,200}?)(?:\.v(?P<version>[1-9][0-9]{0,5}))?", re.IGNORECASE)
+_LOCATOR = re.compile(r"(?P<doi>10\.[0-9]{4,9}/[!-~]{1,200}?)(?:\.v(?P<version>[1-9][0-9]{0,5}))?", re.IGNORECASE)
 _NUMBER = re.compile(r"[./](?P<number>[1-9][0-9]{2,11})\Z")
-_OWN = re.compile(r"10\.6084/m9\.figshare\.[1-9][0-9]{2,11}", re.IGNORECASE)
+_OWN = re.compile(r"10\.6084/m9\.figshare\.[1-9][0-9]{2,11}", re.IGNORECASE | re.ASCII)
 """figshare's own DOIs are made of the article's number, and so name it also where an institution has given it another DOI."""
 _VERSION = re.compile(r"[1-9][0-9]{0,5}")
 
@@ -186,14 +187,21 @@ class Figshare:
     async def _files(self, ask: Asker, article: _Article, api_url: str, shown: str) -> list[_File]:
         if len(article.files) < _LISTED_AT_MOST:
             return article.files
+
+        async def page(number: int) -> _Files:
+            address = f"{api_url}/files?page={number}&page_size={_PAGE}"
+            return await ask.json(address, _Files, missing=f"{shown} is gone.")
+
         files: list[_File] = []
-        for page in range(1, _MOST_PAGES + 1):
-            address = f"{api_url}/files?page={page}&page_size={_PAGE}"
-            found = await ask.json(address, _Files, missing=f"{shown} is gone.")
-            files += found.root
-            if len(found.root) < _PAGE:
-                return files
-        raise RepositoryNotFound(f"{shown} has more than {_PAGE * _MOST_PAGES} files, which is the limit here.")
+        async for found in pages(
+            page,
+            lambda found: found.root,
+            goes_on=lambda found: len(found.root) >= _PAGE,
+            most=_MOST_PAGES,
+            too_many=lambda: f"{shown} has more than {len(files):,} files, which is the limit here.",
+        ):
+            files.extend(found.root)
+        return files
 
     def _remote(
         self, files: Sequence[_File], folders: Mapping[str, str] | Sequence[object] | None
@@ -212,7 +220,7 @@ class Figshare:
 
 
 def _without_version(doi: str) -> str:
-    return re.sub(r"\.v[0-9]+\Z", "", doi, flags=re.IGNORECASE)
+    return re.sub(r"\.v[0-9]+\Z", "", doi, flags=re.IGNORECASE | re.ASCII)
 
 
 def _is_of(article: _Found, doi: str) -> bool:

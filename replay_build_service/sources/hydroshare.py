@@ -19,13 +19,16 @@ from replay_build_service.errors import BadLink, RefNotFound, RepositoryNotFound
 from replay_build_service.sources.asking import Asker
 from replay_build_service.sources.base import Record, RemoteFile
 from replay_build_service.sources.moments import version_of
+from replay_build_service.sources.paging import pages
 
 __all__ = ["HydroShare"]
 
-_LOCATOR = re.compile(r"(?:10\.4211/hs\.)?(?P<id>[0-9a-f]{32})", re.IGNORECASE)
+_LOCATOR = re.compile(r"(?:10\.4211/hs\.)?(?P<id>[0-9a-f]{32})", re.IGNORECASE | re.ASCII)
 _CONTENTS = "/data/contents/"
 """What stands between a resource and the path of a file, in every address of one."""
 _MAX_PAGES = 200
+_MOST_BELIEVED = 10**9
+"""Files that a resource may say it has, so that the sentence about them stays one."""
 
 
 class _SystemMetadata(BaseModel):
@@ -42,6 +45,7 @@ class _File(BaseModel):
 
 
 class _Files(BaseModel):
+    count: int | None = None
     next: str | None = None
     results: list[_File] = Field(max_length=100_000)
 
@@ -89,15 +93,7 @@ class HydroShare:
             raise RepositoryNotFound(
                 f"The files of resource {number} of HydroShare are not public, so they cannot be run."
             )
-        files: list[_File] = []
-        for page in range(1, _MAX_PAGES + 1):
-            query = f"?page={page}" if page > 1 else ""
-            answer = await ask.json(f"{address}files/{query}", _Files, missing=missing)
-            files += answer.results
-            if answer.next is None:
-                break
-        else:
-            raise SourceFault("HydroShare lists more files than are read: the resource has too many.")
+        files = await _listed(ask, number, address, missing)
         return Record(
             source=self.name,
             api_url=address,
@@ -107,6 +103,33 @@ class HydroShare:
             files=_remote(address, files),
             title=about.resource_title,
         )
+
+
+async def _listed(ask: Asker, number: str, address: str, missing: str) -> list[_File]:
+    files: list[_File] = []
+    count = 0
+
+    async def page(number: int) -> _Files:
+        query = f"?page={number}" if number > 1 else ""
+        return await ask.json(f"{address}files/{query}", _Files, missing=missing)
+
+    def too_many() -> str:
+        all_of_them = f"{count:,}" if count > len(files) else f"more than {len(files):,}"
+        return (
+            f"The resource {number} of HydroShare has {all_of_them} files, and Replay reads at most {len(files):,} of them. "
+            "Put them into one ZIP file there."
+        )
+
+    async for answer in pages(
+        page,
+        lambda answer: answer.results,
+        goes_on=lambda answer: answer.next is not None,
+        most=_MAX_PAGES,
+        too_many=too_many,
+    ):
+        files += answer.results
+        count = min(answer.count or 0, _MOST_BELIEVED)
+    return files
 
 
 def _remote(address: str, files: Sequence[_File]) -> tuple[RemoteFile, ...]:

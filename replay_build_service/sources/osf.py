@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 from urllib.parse import quote
 
 from pydantic import BaseModel, Field
 
-from replay_build_service.errors import BadLink, RefNotFound, RepositoryNotFound, SourceFault
+from replay_build_service.errors import BadLink, RefNotFound, Refused, RepositoryNotFound, SourceFault
 from replay_build_service.sources.asking import Asker
 from replay_build_service.sources.base import Record, RemoteFile
 from replay_build_service.sources.moments import version_of
+from replay_build_service.sources.paging import pages
 
 __all__ = ["Osf"]
 
-_LOCATOR = re.compile(r"(?:10\.17605/osf\.io/)?(?P<id>[a-z0-9]{5,6})", re.IGNORECASE)
+_LOCATOR = re.compile(r"(?:10\.17605/osf\.io/)?(?P<id>[a-z0-9]{5,6})", re.IGNORECASE | re.ASCII)
 """https://help.osf.io/article/220-create-dois: a DOI of OSF holds the id."""
 _MAX_REQUESTS = 40
 """Pages and folders of one project. Each is a request, of which OSF takes a hundred an hour from whoever has no token."""
@@ -145,7 +147,7 @@ class Osf:
             )
         if not about.public or about.embargoed:
             raise RepositoryNotFound(f"The files of {number} of OSF are not public, so they cannot be run.")
-        listing = _Listing(ask, f"{address}files/osfstorage", missing)
+        listing = _Listing(ask, number, f"{address}files/osfstorage", missing)
         await listing.read()
         moments = [version_of(one.date_modified) for one in listing.files if one.date_modified]
         frozen = about.date_registered if kind == "registrations" else None
@@ -181,33 +183,41 @@ class _Listing:
     """All files of a storage, folder by folder and page by page (https://developer.osf.io/#operation/nodes_files_list)."""
 
     ask: Asker
+    project: str
     address: str
     missing: str
     files: list[_FileAttributes] = field(default_factory=list[_FileAttributes])
+    folders: list[str] = field(default_factory=lambda: ["/"])
+    """All that are known, in the order in which they are read."""
     requests: int = 0
 
     async def read(self) -> None:
-        folders, seen = ["/"], {"/"}
-        while folders:
-            folder = folders.pop(0)
-            page = 1
-            while True:
-                answer = await self._page(folder, page)
+        seen = set(self.folders)
+        for folder in self.folders:  # which grows
+            async for answer in pages(
+                partial(self._page, folder),
+                lambda answer: answer.data,
+                goes_on=lambda answer: answer.links.next is not None,
+                most=_MAX_REQUESTS,
+                too_many=self._too_many,
+            ):
                 for entry in (one.attributes for one in answer.data):
                     if entry.kind == "file":
                         self.files.append(entry)
                     elif (below := f"{entry.path.rstrip('/')}/") not in seen:
                         seen.add(below)
-                        folders.append(below)
-                if answer.links.next is None:
-                    break
-                page += 1
+                        self.folders.append(below)
+
+    def _too_many(self) -> str:
+        folders = "1 folder" if len(self.folders) == 1 else f"{len(self.folders):,} folders"
+        return (
+            f"The project {self.project} of OSF has more than {len(self.files):,} files in {folders}, and Replay asks OSF for at most "
+            f"{_MAX_REQUESTS} lists: of each folder one, or one for each {_PAGE} files. Put them into one ZIP file there."
+        )
 
     async def _page(self, folder: str, page: int) -> _FilesAnswer:
         self.requests += 1
         if self.requests > _MAX_REQUESTS:
-            raise SourceFault(
-                "The project has more folders and files than Replay asks OSF for. Put them into one ZIP file there."
-            )
+            raise Refused(self._too_many())
         query = f"?page[size]={_PAGE}&page={page}".replace("[", "%5B").replace("]", "%5D")
         return await self.ask.json(f"{self.address}{folder}{query}", _FilesAnswer, missing=self.missing)

@@ -20,7 +20,7 @@ from replay_build_service.sources.base import Record, RemoteFile
 
 __all__ = ["Zenodo"]
 
-_LOCATOR = re.compile(r"(?P<prefix>10\.[0-9]{4,9})/zenodo\.(?P<number>[0-9]{1,12})", re.IGNORECASE)
+_LOCATOR = re.compile(r"(?P<prefix>10\.[0-9]{4,9})/zenodo\.(?P<number>[0-9]{1,12})", re.IGNORECASE | re.ASCII)
 
 _API_URL = re.compile(r"(?P<origin>https?://[A-Za-z0-9.:-]{1,255})/api/records/(?P<number>[0-9]{1,12})")
 _PREFIX = "10.5281"

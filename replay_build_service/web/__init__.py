@@ -23,6 +23,7 @@ from replay_build_service.web.pages import (
     StopForm,
 )
 from replay_build_service.web.resolve import ResolveApi
+from replay_build_service.web.share import link_to
 from replay_build_service.web.staying import SessionApi, StayApi, StayForm
 from replay_build_service.web.streams import BuildEvents, LaunchEvents, encode_event
 from replay_build_service.web.work import WorkDownload
@@ -58,6 +59,7 @@ def make_templates() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["in_words"] = in_words
+    environment.filters["link_to"] = link_to
     return environment
 
 

@@ -6,10 +6,11 @@ from typing import Any
 from pydantic import ValidationError
 from tornado import web
 
-from replay_build_service.domain import LaunchId, Wish
+from replay_build_service.domain import LaunchId
 from replay_build_service.errors import SourceFault
 from replay_build_service.schemas import LaunchModel, LaunchRequest
 from replay_build_service.web.base import ApiHandler, PlainHandler
+from replay_build_service.wishes import Wish
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 from tornado import web
 
-from replay_build_service.domain import NO_NAMED_SERVERS, LaunchId, Person, Planned, Wish
+from replay_build_service.domain import NO_NAMED_SERVERS, LaunchId, Person
 from replay_build_service.errors import Refused
 from replay_build_service.schemas import (
     ActivityAnswer,
@@ -20,6 +20,8 @@ from replay_build_service.schemas import (
 )
 from replay_build_service.web.api import first_problem
 from replay_build_service.web.base import PlainHandler
+from replay_build_service.web.share import link_to
+from replay_build_service.wishes import Planned, Wish
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -71,7 +73,7 @@ class PlanDoor(InternalHandler):
             vo=launch.vo,
             repository=launch.resolved.repository.url,
             version=launch.resolved.version,
-            link=f"/v2/{launch.resolved.spec.text}",
+            link=link_to(launch.resolved, launch.content),
             urlpath=launch.urlpath,
             build=launch.build_id,
             created_at=launch.created_at,
@@ -81,6 +83,7 @@ class PlanDoor(InternalHandler):
             command=list(session.command),
             environment=dict(session.environment),
             source=session.source,
+            content=None if launch.content is None else self.site.launches.contents.given(launch.content),
             resources=ResourcesModel.of(policy.resources),
             placement=PlacementModel.of(policy.placement),
             features=list(launch.features),

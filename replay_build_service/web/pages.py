@@ -2,20 +2,22 @@
 
 from collections.abc import Sequence
 from typing import Any, cast
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 from tornado import web
 
-from replay_build_service.domain import Consent, Launch, LaunchId, LaunchState, Server, ServerStatus, Wish
+from replay_build_service.domain import Launch, LaunchId, LaunchState, Server, ServerStatus
 from replay_build_service.errors import NotFound, ReplayError, TermsNotAgreed
+from replay_build_service.link_schemas import LinkPreview
 from replay_build_service.links import RepoSpec, safe_urlpath
-from replay_build_service.pasting import MOST_TEXT, Pasted, urlpath_of
+from replay_build_service.pasting import MOST_TEXT, Pasted, content_of, urlpath_of
 from replay_build_service.permissions import Notice
 from replay_build_service.policy_values import Community
-from replay_build_service.schemas import MOST_FEATURES, LaunchModel, LinkPreview, Refusal
+from replay_build_service.schemas import MOST_FEATURES, LaunchModel, Refusal
 from replay_build_service.web.base import PageHandler, status_of
 from replay_build_service.web.session_pages import SessionNow, ended_by_itself, standing_now
-from replay_build_service.web.share import share_links
+from replay_build_service.web.share import link_to, share_links
+from replay_build_service.wishes import Consent, Wish
 
 
 class HomePage(PageHandler):
@@ -93,9 +95,9 @@ def _said_by(notices: Sequence[Notice]) -> dict[str, Any]:
 
 
 def _distinct(launches: Sequence[Launch]) -> list[Launch]:
-    seen: dict[tuple[str, str], Launch] = {}
+    seen: dict[str, Launch] = {}
     for launch in launches:
-        seen.setdefault((launch.resolved.spec.text, launch.urlpath), launch)
+        seen.setdefault(link_to(launch.resolved, launch.content, launch.urlpath), launch)
     return list(seen.values())
 
 
@@ -123,7 +125,7 @@ class LinkPage(_ConsentHandler):
         raw = self.request.path.split("/v2/", 1)[1]
         await self.take(self.site.look_limit, raw)
         urlpath = safe_urlpath(urlpath_of(self.request.query))
-        consent = await self.site.launches.consent(self.person, raw)
+        consent = await self.site.launches.consent(self.person, raw, content_of(self.request.query))
         if on_its_way := _on_its_way(consent):
             self.redirect(f"{self.site.base_url}launches/{on_its_way.id}")
             return
@@ -170,9 +172,11 @@ def consent_context(
         "consent": consent,
         "spec": consent.resolved.spec,
         "resolved": consent.resolved,
+        "content": consent.content,
         "urlpath": urlpath,
+        "link": link_to(consent.resolved, consent.content, urlpath),
         "running_url": _running_url(consent, urlpath),
-        "share": share_links(origin, consent.resolved, urlpath),
+        "share": share_links(origin, consent.resolved, urlpath, consent.content),
         "notices": notices,
     }
 
@@ -191,12 +195,14 @@ class LaunchForm(_ConsentHandler):
             version=self.get_body_argument("version"),
             features=tuple(self.get_body_arguments(f"feature:{vo}")[:MOST_FEATURES]),
             terms=self.get_body_argument(f"terms:{vo}", None),
+            content=self.get_body_argument("content", None) or None,
+            content_version=self.get_body_argument("content_version", None) or None,
         )
         try:
             launch = await self.site.launches.create(self.person, wish)
         except TermsNotAgreed as error:
             # A browser insists on the tick where there is one VO only; here it is asked for again.
-            consent = await self.site.launches.consent(self.person, wish.repo)
+            consent = await self.site.launches.consent(self.person, wish.repo, wish.content)
             problem = f"Nothing was started: tick that you agree to the terms of use of {error.vo} first."
             self.show_consent(consent, safe_urlpath(wish.urlpath), status=403, problem=problem, chosen=error.vo)
             return
@@ -237,7 +243,6 @@ def launch_context(
     session: SessionNow | None = None,
 ) -> dict[str, Any]:
     """All that ``launch.html`` shows."""
-    query = f"?{urlencode({'urlpath': launch.urlpath})}" if launch.urlpath else ""
     return {
         **_said_by(notices),
         "launch": launch,
@@ -247,9 +252,9 @@ def launch_context(
         "server": server,
         "server_url": server.url + launch.urlpath if server.launch_id == launch.id else server.url,
         "resolved": launch.resolved,
-        "link": f"/v2/{launch.resolved.spec.text}{query}",
+        "link": link_to(launch.resolved, launch.content, launch.urlpath),
         "usual_seconds": usual_seconds,
-        "share": share_links(origin, launch.resolved, launch.urlpath),
+        "share": share_links(origin, launch.resolved, launch.urlpath, launch.content),
     }
 
 

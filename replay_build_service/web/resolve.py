@@ -3,7 +3,7 @@
 from pydantic import ValidationError
 from tornado import web
 
-from replay_build_service.paste_schemas import ResolvedLink, ResolveRequest
+from replay_build_service.link_schemas import ResolvedLink, ResolveRequest
 from replay_build_service.web.api import first_problem
 from replay_build_service.web.base import ApiHandler
 

@@ -17,13 +17,25 @@ class Share:
     html: str
 
 
-def share_links(origin: str, resolved: ResolvedRef, urlpath: str) -> tuple[Share, Share]:
-    """“This branch” and “exactly this commit”, in this order."""
-    query = f"?{urlencode({'urlpath': urlpath})}" if urlpath else ""
+def link_to(resolved: ResolvedRef, content: ResolvedRef | None = None, urlpath: str = "") -> str:
+    """The path of the link as somebody asked for it: ``/v2/…``."""
+    return _link(resolved.spec.text, content and content.spec.text, urlpath)
+
+
+def _link(spec: str, content: str | None, urlpath: str) -> str:
+    arguments = {name: value for name, value in (("content", content), ("urlpath", urlpath)) if value}
+    return f"/v2/{spec}{'?' if arguments else ''}{urlencode(arguments, safe='/')}"
+
+
+def share_links(
+    origin: str, resolved: ResolvedRef, urlpath: str, content: ResolvedRef | None = None
+) -> tuple[Share, Share]:
+    """“This branch” and “exactly this commit”, in this order; of the content, too."""
     badge = f"{origin}/badge_logo.svg"
 
-    def share(label: str, ref: str) -> Share:
-        url = f"{origin}/v2/{resolved.spec.with_ref(ref)}{query}"
+    def share(label: str, ref: str, of_content: str = "") -> Share:
+        also = content and content.spec.with_ref(of_content)
+        url = f"{origin}{_link(resolved.spec.with_ref(ref), also, urlpath)}"
         return Share(
             label=label,
             url=url,
@@ -32,6 +44,11 @@ def share_links(origin: str, resolved: ResolvedRef, urlpath: str) -> tuple[Share
             html=f'<a href="{url.replace("&", "&amp;")}"><img src="{badge}" alt="Replay"></a>',
         )
 
+    if content is not None:
+        return (
+            share("these two as they are asked for here", resolved.spec.ref, content.spec.ref),
+            share("exactly these versions", resolved.version, content.version),
+        )
     if not resolved.is_commit:
         return share("this record", resolved.spec.ref), share("exactly this version", resolved.version)
     return share("this branch", resolved.spec.ref), share("exactly this commit", resolved.version)

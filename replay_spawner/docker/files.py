@@ -5,9 +5,11 @@ The engine follows the container's own links, and only inside it; so nothing her
 
 import io
 import tarfile
+import tempfile
 import time
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 from docker.errors import NotFound
 
@@ -41,6 +43,50 @@ def _put_in(client: Any, container: str, folder: str, files: Sequence[SessionFil
             there, parts = there or "/", [part, *parts]
         else:
             return
+
+
+def put_folder(client: Any, container: str, source: Path, folder: str, owner: int) -> None:
+    """Put a folder of this machine into a container as ``folder``, all of it ``owner``'s. Raises as docker-py does, and `OSError`.
+
+    Links are links there, too, wherever they lead.
+    """
+    there, _, name = folder.rpartition("/")
+    parts = [name]
+    with tempfile.TemporaryFile() as packed:
+        while True:
+            packed.seek(0)
+            packed.truncate()
+            _pack(packed, source, parts, owner)
+            packed.seek(0)
+            try:
+                client.put_archive(container, there or "/", packed)
+            except NotFound as error:
+                if there in {"", "/"} or "no such container" in str(error.explanation).lower():
+                    raise
+                there, _, part = there.rpartition("/")
+                parts = [part, *parts]
+            else:
+                return
+
+
+def _pack(packed: IO[bytes], source: Path, parts: Sequence[str], owner: int) -> None:
+    """In whatever depth, which is up to whoever made the folder."""
+
+    def owned(member: tarfile.TarInfo) -> tarfile.TarInfo:
+        member.uid = member.gid = owner
+        member.uname = member.gname = ""
+        member.mode |= 0o700 if member.isdir() else 0o600
+        return member
+
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for depth in range(1, len(parts)):
+            _add(archive, "/".join(parts[:depth]), None, 0o755, owner)
+        waiting = [(source, "/".join(parts))]
+        while waiting:
+            path, name = waiting.pop()
+            archive.add(path, name, recursive=False, filter=owned)
+            if path.is_dir() and not path.is_symlink():
+                waiting.extend((one, f"{name}/{one.name}") for one in path.iterdir())
 
 
 def _archive(folders: Sequence[str], files: Sequence[SessionFile], owner: int) -> bytes:

@@ -1,12 +1,11 @@
 """`ReplayDockerSpawner`: the order of events, and what the hub may ask meanwhile.
 
 Images come by digest or id. What a container is made of is `containers`, whom it runs as `images`, how its image comes
-`pull`, what answers in it `answers`, why it did not start `faults`, how it goes `leftovers`.
+`pull`, its files `bringing`, what answers in it `answers`, why it did not start `faults`, how it goes `leftovers`.
 """
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import httpcore
@@ -20,16 +19,15 @@ from replay_build_service.schemas import ImageModel, LaunchPlan
 from replay_spawner import images
 from replay_spawner.answers import Answer, Started, ask, pause_after
 from replay_spawner.docker import containers, homes
-from replay_spawner.docker.engine import ENGINE_FAULTS, AskingDockerSpawner, EngineSilent, text_in
+from replay_spawner.docker.bringing import BringingDockerSpawner
+from replay_spawner.docker.engine import ENGINE_FAULTS, EngineSilent, text_in
 from replay_spawner.docker.faults import refused_by_the_engine, why_not_started
-from replay_spawner.docker.files import content_of, put
 from replay_spawner.docker.leftovers import Containers, Leftovers
 from replay_spawner.docker.pull import Pull
 from replay_spawner.ends import by_status, vanished
 from replay_spawner.faults import own_timeout
-from replay_spawner.features.base import Platform, SessionFile
+from replay_spawner.features.base import Platform
 from replay_spawner.plans import OUTSIDE_THE_HOME, launch_in, marks, session_environment
-from replay_spawner.sessions import SessionMixin
 from replay_spawner.steps import Steps
 from replay_spawner.usage import Usage, within_time
 
@@ -40,7 +38,7 @@ TERMINATE_SECONDS = 10.0
 """How long a server may take to end before it is killed."""
 
 
-class ReplayDockerSpawner(SessionMixin, AskingDockerSpawner):  # pyright: ignore[reportIncompatibleMethodOverride] - the mixin hands on what DockerSpawner returns
+class ReplayDockerSpawner(BringingDockerSpawner):
     """Runs a launch's image in a container of its own, which goes with the session; ordinary servers stay the admin's.
 
     Of the admin's settings a session has the network, what the hub needs to be reached, and how it shares the machine.
@@ -119,6 +117,7 @@ class ReplayDockerSpawner(SessionMixin, AskingDockerSpawner):  # pyright: ignore
         await self._prepare_features(plan, images.home_of(plan.container), images.top_level_of(plan.container))
         self._apply(plan)
         image = await self._make_container(plan, location)
+        await self.bring_content(plan, image)
         await self._deliver_at_start()
         started = Started(plan.command[0], image.entrypoint, self.port, plan.resources.memory_limit)
         try:
@@ -132,35 +131,6 @@ class ReplayDockerSpawner(SessionMixin, AskingDockerSpawner):  # pyright: ignore
         await self._until_it_answers(address, started, deadline)
         self._keep_features_fresh()
         return address
-
-    async def deliver(self, files: Sequence[SessionFile]) -> None:
-        """Into the session's container, whether it runs or not. Raises `EngineSilent`, docker-py's `APIError`."""
-        home = self._context.home if self._context else ""
-        if files:
-            owner = await self._owner()
-            await self._in_thread(lambda client: put(client, str(self.object_name), files, home, owner))
-
-    async def read(self, files: Sequence[SessionFile]) -> Mapping[tuple[str, str], bytes]:
-        """Raises as `deliver`."""
-        found: dict[tuple[str, str], bytes] = {}
-        for file in files:
-            path = self.path_of(file)
-            content = await self._in_thread(lambda client, path=path: content_of(client, str(self.object_name), path))
-            if content is not None:
-                found[file.folder, file.name] = content
-        return found
-
-    async def _owner(self) -> int:
-        """The number of whom the session runs as."""
-        container = await self._inspect()
-        user: str = ((container or {}).get("Config") or {}).get("User") or ""
-        passwd = ""
-        if images.is_named(user):
-            passwd = await self._in_thread(lambda client: text_in(client, str(self.object_name), "/etc/passwd")) or ""
-        number = images.number_of(passwd, user)
-        if number is None:
-            raise LookupError(f"Whom the session runs as is not known: {user!r}")
-        return number
 
     def _apply(self, plan: LaunchPlan) -> None:
         """The plan over the admin's settings and hooks, until the next spawn."""

@@ -12,6 +12,7 @@ from replay_spawner.answers import Answer, Started, ask, pause_after
 from replay_spawner.faults import too_late
 from replay_spawner.kube import reasons
 from replay_spawner.kube.cluster import AskingKubeSpawner, read_pod
+from replay_spawner.kube.pods import NOTEBOOK
 from replay_spawner.kube.reasons import ClusterSilent
 from replay_spawner.kube.states import PodEvent, PodState, failed_pull, pod_state
 from replay_spawner.kube.telling import Telling
@@ -70,6 +71,8 @@ class Start:
         """A sentence for a start that has no time left."""
         if self.state is not None and self.state.unschedulable is not None and not self.state.is_scheduled:
             return reasons.no_room(self.state.unschedulable, round(seconds, 1))
+        if self.state is not None and self.state.content_runs:
+            return reasons.content_too_late(round(seconds, 1))
         said = [event for event in self.events if event.reason.startswith("Failed")]
         if said and not self.telling.is_fetching and self.runs_since is None:
             return reasons.not_made(said[-1].message, round(seconds, 1))
@@ -176,5 +179,6 @@ class FollowingKubeSpawner(AskingKubeSpawner):
             await asyncio.sleep(HOOK_SECONDS)
         hook_failed = any(event.reason == "FailedPostStartHook" for event in self._events_of(state.uid))
         anew = state.ended is not None and state.ended.runs_again
-        log = "" if state.ended is None else await self._said(before_it_was_started_anew=anew)
+        is_the_notebooks = state.ended is not None and state.ended.container == NOTEBOOK
+        log = await self._said(before_it_was_started_anew=anew) if is_the_notebooks else ""
         return reasons.why_it_ended(state, start.started, log, hook_failed=hook_failed)

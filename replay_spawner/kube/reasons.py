@@ -12,7 +12,7 @@ from replay_spawner.answers import Started, last_lines, safe, size_of
 from replay_spawner.faults import NotStarted, unexplained
 from replay_spawner.fetching import PullFault, fault_of, sentence_for
 from replay_spawner.kube.pods import NOTEBOOK, NotTheLaunch
-from replay_spawner.kube.states import Ended, PodState, Waiting
+from replay_spawner.kube.states import CONTENT, Ended, PodState, Waiting
 
 PULLING_FAILS = frozenset({"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "ErrImageNeverPull"})
 
@@ -77,6 +77,8 @@ def why_it_ended(state: PodState, started: Started, log: str, *, hook_failed: bo
         return (
             f"The cluster ended the session and did not say why. {_AGAIN} If this comes back, tell the administrators."
         )
+    if ended.container == CONTENT:
+        return _content_failed(ended)
     if ended.container != NOTEBOOK:
         return _part_failed(ended.container, f"it ended with status {ended.exit_code}")
     if hook_failed:
@@ -129,6 +131,14 @@ def not_made(said: str, seconds: float) -> str:
     )
 
 
+def content_too_late(seconds: float) -> str:
+    """A sentence for a session whose content was still on its way when its start had no time left."""
+    return (
+        f"The content had not come after {seconds:g} seconds, so the session was not started. Try again in a few minutes; if "
+        "this comes back, its files are too many for this hub, or their source is too slow."
+    )
+
+
 def removed(state: PodState | None) -> str:
     """A sentence for a pod that is gone; ``state`` was the last that was seen of it."""
     told = None if state is None else _ended_by_the_cluster(state)
@@ -147,6 +157,13 @@ def room_lacks(scheduler: str) -> str:
 def _ended_by_the_cluster(state: PodState) -> Trouble | None:
     """Of a pod that was ended from outside, or never let in by its machine."""
     kind = state.disruption or (state.reason if state.phase == "Failed" else "")
+    if kind == "Evicted" and f'"{CONTENT}"' in state.message:
+        return Trouble(
+            "content",
+            "The folder of the content has more in it than it may, so the machine ended the session. Large files are better "
+            "kept elsewhere in the session's home.",
+            is_final=True,
+        )
     if kind == "Evicted" or (kind == "TerminationByKubelet" and "evict" in state.message.lower()):
         lack = "disk" if re.search("ephemeral|storage|disk|inode", state.message, re.IGNORECASE) else "memory"
         if "exceed" in state.message.lower():
@@ -172,6 +189,11 @@ def _ended_by_the_cluster(state: PodState) -> Trouble | None:
 
 
 def _of_waiting(waiting: Waiting, started: Started, pull_said: str) -> Trouble:
+    if waiting.container == CONTENT and waiting.reason in PULLING_FAILS:
+        said = pull_said or waiting.message
+        sentence = f"The image that fetches contents cannot be had: {safe(said) or waiting.reason}. {_ADMINS}"
+        is_final = fault_of(said) in (PullFault.DAMAGED, PullFault.NOT_ALLOWED)
+        return Trouble("content's image", sentence, is_final=is_final)
     if waiting.container != NOTEBOOK:
         said = f"{waiting.reason}: {waiting.message}" if waiting.message else waiting.reason
         return Trouble(f"part {waiting.container}", _part_failed(waiting.container, said), is_final=False)
@@ -222,6 +244,21 @@ def _cannot_run(ended: Ended, started: Started) -> str:
     return started.why_it_cannot_run(ended.message, ended.exit_code) or (
         f"The machine could not start the session's container: {safe(ended.message)}. {_AGAIN} If this comes back, tell "
         "the administrators."
+    )
+
+
+def _content_failed(ended: Ended) -> str:
+    """The fetcher's own sentence, or what is known of how it ended; what it says is made of what strangers' servers say."""
+    could_not = "The content could not be fetched"
+    if ended.reason in ("StartError", "ContainerCannotRun"):
+        return f"{could_not}: the machine could not start what fetches it: {safe(ended.message)}. {_ADMINS}"
+    if ended.message.strip():
+        return f"{could_not}: {safe(ended.message, 600)}"
+    if ended.reason == "OOMKilled" or ended.exit_code == ends.KILLED:
+        return f"{could_not}: to unpack its files takes more memory than a session may have here."
+    return (
+        f"{could_not}: what fetches it ended with status {ended.exit_code} and did not say why. {_AGAIN} If this comes back, "
+        "tell the administrators."
     )
 
 

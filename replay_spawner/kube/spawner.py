@@ -23,6 +23,7 @@ from replay_spawner.ends import vanished
 from replay_spawner.faults import NotStarted, own_timeout
 from replay_spawner.features.base import Platform, SessionFile
 from replay_spawner.kube import pods, reasons
+from replay_spawner.kube.content import NO_HOME, add_content, refuse_another_content, top_level_of
 from replay_spawner.kube.feature_parts import add_features, folders_of, sidecar_trouble
 from replay_spawner.kube.figures import Figures
 from replay_spawner.kube.following import FollowingKubeSpawner, NoServer, Start
@@ -158,8 +159,7 @@ class ReplayKubeSpawner(SessionMixin, FollowingKubeSpawner):  # pyright: ignore[
         """Let KubeSpawner make the pod and what goes with it, while what becomes of the pod is followed."""
         self._steps.tell(5, "Asking the cluster for a place")
         if self.plan is not None:
-            container = self.plan.container
-            await self._prepare_features(self.plan, images.home_of(container), images.top_level_of(container))
+            await self._prepare_features(self.plan, images.home_of(self.plan.container), top_level_of(self.plan))
         self._answering = answering = asyncio.get_running_loop().create_future()
         making = asyncio.ensure_future(super().start())
         following = asyncio.create_task(self._until_it_answers(start))
@@ -196,6 +196,10 @@ class ReplayKubeSpawner(SessionMixin, FollowingKubeSpawner):  # pyright: ignore[
             raise self._refusal_without_digest(plan)
         if plan.container is not None:
             self._refuse_root(plan.container)
+        if plan.content is not None:
+            self._refuse_content(plan.content, images.top_level_of(plan.container))
+            if not images.home_of(plan.container):
+                raise self.refusal(422, NO_HOME)
         self.override(
             image=plan.location,
             cmd=list(plan.command),
@@ -233,6 +237,7 @@ class ReplayKubeSpawner(SessionMixin, FollowingKubeSpawner):  # pyright: ignore[
             pods.make_session(pod, self.plan, settings, self._plain)
             folders = folders_of(self._files, self.plan.launch, self._home)
             add_features(pod, self._features.pod_parts if self._features else (), folders, self._plain)
+            add_content(pod, self.plan, self._plain)
             pod.metadata.labels |= self.session_labels(self.plan.launch)
         return pod
 
@@ -245,6 +250,7 @@ class ReplayKubeSpawner(SessionMixin, FollowingKubeSpawner):  # pyright: ignore[
             made: bool = await super()._make_create_pod_request(pod, request_timeout)
             return made
         pods.refuse_another(self._plain(pod), self.plan, self.pod_name)
+        refuse_another_content(self._plain(pod), self.plan)
         self._may_exist = True
         if self._making is None:
             self._making = Making(self.api, self._session_pod(self.plan.launch), self._leftovers.add)

@@ -14,6 +14,9 @@ from replay_spawner.plans import LAUNCH_LABEL
 SIDECARS = "replay.egi.eu/sidecars"
 """A pod's annotation: its containers that belong to features, by commas. What becomes of them is no trouble of the session's."""
 
+CONTENT = "replay-content"
+"""The init container that fetches a content, and its volume. Without what it brings the session is not what was asked for."""
+
 _IN_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(h|ms|us|µs|ns|m|s)")
 # “… in 1.5s (1m2s including waiting). Image size: 123 bytes.”: what it took, without the wait for other images' turn.
@@ -61,17 +64,21 @@ class PodState:
     something_runs: bool
     """Whether any of its containers does, by the node's account."""
     notebook_runs: bool
+    content_runs: bool
+    """Whether a content is being fetched."""
     has_address: bool
     waiting: Waiting | None
     """The notebook's container, or another one with a reason that is no mere beginning."""
     ended: Ended | None
-    """The notebook's container, or another one that failed."""
+    """The notebook's container, or another one that failed: of a content's, at any time, unless it was fetched since."""
     has_start_hook: bool
 
     @property
     def has_ended(self) -> bool:
         """Whether the session is over. What it made was in its container, so one that was started anew is another."""
-        return self.phase in ("Succeeded", "Failed") or (self.ended is not None and self.ended.container == NOTEBOOK)
+        return self.phase in ("Succeeded", "Failed") or (
+            self.ended is not None and self.ended.container in (NOTEBOOK, CONTENT)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +128,7 @@ def pod_state(pod: Mapping[str, Any]) -> PodState:
         # A sidecar, too: the node has to let it unmount what it mounted.
         something_runs=any("running" in (one.get("state") or {}) for one in all_statuses),
         notebook_runs="running" in (own.get("state") or {}),
+        content_runs=any(one.get("name") == CONTENT and "running" in (one.get("state") or {}) for one in all_statuses),
         has_address=bool(status.get("podIP")),
         waiting=_waiting(statuses),
         ended=_ended(own, statuses),
@@ -168,7 +176,11 @@ def _ended(own: Mapping[str, Any], statuses: Iterable[Mapping[str, Any]]) -> End
     for one in [own, *(other for other in statuses if other is not own)]:
         for key in ("state", "lastState"):
             terminated = (one.get(key) or {}).get("terminated")
-            if terminated is None or (one is not own and (terminated.get("exitCode") == 0 or key == "lastState")):
+            if terminated is None:
+                continue
+            if one is not own and terminated.get("exitCode") == 0:
+                break  # Whatever went wrong before, it did its work then.
+            if one is not own and key == "lastState" and one.get("name") != CONTENT:
                 continue
             return Ended(
                 one.get("name") or "",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, MutableMapping
 from replay_spawner.answers import size_of
 from replay_spawner.kube.pods import NOTEBOOK
 from replay_spawner.kube.reasons import room_lacks
-from replay_spawner.kube.states import Fetched, PodEvent, PodState, fetched
+from replay_spawner.kube.states import CONTENT, Fetched, PodEvent, PodState, fetched
 
 STILL_SECONDS = 20.0
 """How long a fetch goes on without a word to the person."""
@@ -32,12 +32,13 @@ class Telling:
         self._told: set[str] = set()
         self._lacked = ""
         self._fetching_since: float | None = None
+        self._fetches_content = False
         self._next_word = 0.0
 
     @property
     def is_fetching(self) -> bool:
         """Whether the image is on its way."""
-        return self._fetching_since is not None
+        return self._fetching_since is not None and not self._fetches_content
 
     def look(self, state: PodState, events: Iterable[PodEvent]) -> None:
         """Tell what is new."""
@@ -49,13 +50,15 @@ class Telling:
                 self._tell_step(8, f"There is no room for the session yet: {lacks}. Waiting for it")
         elif self._lacked and self._is_new("room"):
             self._tell_step(10, "There is room for the session now")
+        if state.content_runs:
+            self._content_begins()
         for event in events:
             self._look_at(event)
         if self._fetching_since is not None and time.monotonic() >= self._next_word:
             self._next_word += STILL_SECONDS
-            self._tell_step(
-                30, f"Still fetching the image ({time.monotonic() - self._fetching_since:.0f} seconds so far)"
-            )
+            percent, what = (18, "content") if self._fetches_content else (30, "image")
+            seconds = time.monotonic() - self._fetching_since
+            self._tell_step(percent, f"Still fetching the {what} ({seconds:.0f} seconds so far)")
         if state.notebook_runs and self._is_new("waiting"):
             self._tell_step(80, "Waiting for the server")
 
@@ -65,12 +68,13 @@ class Telling:
             self._tell_step(25, "The registry did not give the image at the first try. Trying again")
 
     def _look_at(self, event: PodEvent) -> None:
+        if event.container == CONTENT and event.reason == "Started":
+            self._content_begins()
         if event.container not in ("", NOTEBOOK):
             return
         match event.reason:
             case "Pulling" if self._is_new("pulling"):
-                self._fetching_since = time.monotonic()
-                self._next_word = self._fetching_since + STILL_SECONDS
+                self._begin_to_fetch(content=False)
                 self._tell_step(20, f"Fetching the image{self._usually()}")
             case "Pulled" if self._is_new("pulled"):
                 self._fetching_since = None
@@ -82,6 +86,16 @@ class Telling:
                 self._tell_step(15, _OTHERWISE[reason])
             case _:
                 pass
+
+    def _content_begins(self) -> None:
+        if self._is_new("content"):
+            self._begin_to_fetch(content=True)
+            self._tell_step(17, "Fetching the content")
+
+    def _begin_to_fetch(self, *, content: bool) -> None:
+        self._fetches_content = content
+        self._fetching_since = time.monotonic()
+        self._next_word = self._fetching_since + STILL_SECONDS
 
     def _usually(self) -> str:
         """What earlier fetches of this image have taught."""

@@ -14,11 +14,13 @@ from tests.cluster.kernels import printed_by_a_cell
 from tests.cluster.kube import Kube
 from tests.cluster.site import ClusterSites, builds_of
 from tests.registry_server import RegistryServer
-from tests.site import Site
+from tests.site import Repo, Site
 
 pytestmark = pytest.mark.needs("cluster", "engine", "registry", "git-server", "proxy")
 
 IDLE_SECONDS = 30
+CONTENT_LIMIT = 1_000_000
+NOTEBOOK = '{"cells": [], "metadata": {}}'
 GIB = 1024**3
 CROWD = tuple(
     Person(
@@ -51,9 +53,16 @@ def until(is_so: Callable[[], bool], what: str, seconds: float = 90) -> None:
 
 
 def test_from_a_link_to_a_cell_that_ran_in_a_pod(
-    start: Callable[..., Site], cluster_sites: ClusterSites, cluster_registry: RegistryServer, kube: Kube
+    start: Callable[..., Site],
+    cluster_sites: ClusterSites,
+    cluster_registry: RegistryServer,
+    kube: Kube,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    site = start(settings={"IDLE_SECONDS": str(IDLE_SECONDS)}, extra_config="c.JupyterHub.last_activity_interval = 1\n")
+    more = tmp_path_factory.mktemp("more")
+    (more / "contents.py").write_text(f"c.ReplayBuildService.content_limit = {CONTENT_LIMIT}\n")
+    settings = {"IDLE_SECONDS": str(IDLE_SECONDS), "EXTRA_CONFIG": str(more)}
+    site = start(settings=settings, extra_config="c.JupyterHub.last_activity_interval = 1\n")
     value = secrets.token_hex(8)
     repo = site.repository("analysis", marked(value))
     ada = site.client(ADA)
@@ -89,6 +98,41 @@ def test_from_a_link_to_a_cell_that_ran_in_a_pod(
     with zipfile.ZipFile(io.BytesIO(ada.http.get(f"launches/{again['id']}/work").content)) as work:
         assert "marker/marker.py" in {name.partition("/")[2] for name in work.namelist()}
     site.stop_server(ADA)
+    cluster_sites.nothing_is_left()
+    a_content_comes_into_the_image_of_another(site, cluster_sites, repo, value)
+
+
+def a_content_comes_into_the_image_of_another(site: Site, cluster_sites: ClusterSites, repo: Repo, value: str) -> None:
+    ada = site.client(ADA)
+    notes = site.repository("notes", {"index.ipynb": NOTEBOOK})
+    launch = ada.launch_and_wait(repo, content=notes.spec)
+    assert launch["content_version"] == notes.commit
+    pod = cluster_sites.session_pod(site)
+    (notebook,) = [one for one in pod["spec"]["containers"] if one["name"] == "notebook"]
+    assert notebook["image"] == launch["image"]
+    # The environment's package, and the content's notebook: the session's own, to change as it likes.
+    code = (
+        "import json, marker, os, pathlib\n"
+        "folder = pathlib.Path.home() / 'notes'\n"
+        "notebook = folder / 'index.ipynb'\n"
+        "print(marker.VALUE, (folder / '.git' / 'HEAD').read_text().strip(), notebook.stat().st_uid == os.getuid())\n"
+        "notebook.write_text(json.dumps(json.loads(notebook.read_text()) | {'metadata': {'mine': 'yes'}}))\n"
+        "(folder / 'new').mkdir()\n"
+        "print(json.loads(notebook.read_text()) == {'cells': [], 'metadata': {'mine': 'yes'}})\n"
+        "print(sorted(path.name for path in folder.iterdir()))\n"
+    )
+    assert printed_by_a_cell(ada, code).splitlines() == [
+        f"{value} {notes.commit} True",
+        "True",
+        "['.git', 'index.ipynb', 'new']",
+    ]
+    assert (builds_of(site, repo), builds_of(site, notes)) == ([("succeeded", "")], [])
+    site.stop_server(ADA)
+    # One that the pod cannot have: the fetcher's own sentence is why the launch failed, and nothing of it stays.
+    large = site.repository("large", {"data.csv": secrets.token_hex(CONTENT_LIMIT)})
+    assert ada.launch_and_fail(repo, content=large.spec).startswith(
+        "The content could not be fetched: The repository is larger than 1 MB, which is the limit here."
+    )
     cluster_sites.nothing_is_left()
 
 

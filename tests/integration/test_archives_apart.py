@@ -14,7 +14,7 @@ from unittest.mock import ANY
 
 import pytest
 
-from replay_build_service.errors import BadLink, OriginRefused, RefNotFound, RepositoryNotFound, SourceFault
+from replay_build_service.errors import BadLink, OriginRefused, RefNotFound, Refused, RepositoryNotFound, SourceFault
 from replay_build_service.links import Repository
 from replay_build_service.outgoing import DEFAULT_ALLOWED_HOSTS, DEFAULT_ARCHIVE_HOSTS, OutgoingRules
 from replay_build_service.sources.asking import Asker
@@ -213,7 +213,7 @@ async def test_a_project_of_too_many_folders_costs_few_requests() -> None:
     with OsfServer() as archive:
         record = archive.publish({f"{number}/a": b"" for number in range(60)})
         async with over(archive) as here:
-            with pytest.raises(SourceFault, match="Put them into one ZIP file there"):
+            with pytest.raises(Refused, match=r"at most 40 lists.*Put them into one ZIP file there"):
                 await here.resolve(record.locator)
         assert len(archive.requests) < 50, "anybody has a hundred an hour"
 

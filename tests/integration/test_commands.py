@@ -179,7 +179,7 @@ def test_the_database_is_made_once(tmp_path: Path) -> None:
     made = replay("upgrade-db", folder=tmp_path)
     assert made.returncode == 0, made.stderr
     database = tmp_path / "replay-state" / "replay.sqlite"
-    assert made.stdout == f"sqlite:///{database}: The database went from revision none to 0004.\n"
+    assert made.stdout == f"sqlite:///{database}: The database went from revision none to 0005.\n"
     assert "already" in replay("upgrade-db", folder=tmp_path).stdout
     assert [path.name for path in database.parent.iterdir()] == ["replay.sqlite"], "there was nothing to copy"
 
@@ -212,7 +212,7 @@ def test_an_older_database_is_refused_upgraded_and_kept_as_a_copy(tmp_path: Path
         with closing(sqlite3.connect(file)) as kept:
             assert kept.execute("SELECT word FROM notes").fetchall() == [("kept",)]
     with closing(sqlite3.connect(database)) as now:
-        assert now.execute("SELECT version_num FROM alembic_version").fetchall() == [("0004",)]
+        assert now.execute("SELECT version_num FROM alembic_version").fetchall() == [("0005",)]
         assert now.execute("SELECT count(*) FROM launches").fetchall() == [(0,)]
 
 

@@ -58,8 +58,10 @@ class TestWhatRuns:
                 "marker/marker.py": f'VALUE = "{value}"\n',
             }
         repo = site.repository(f"runs-{kind.split('.')[0].lower()}", files)
+        folder = f"notes-{kind.split('.')[0].lower()}"
+        notes = site.repository(folder, {"a.txt": "notes\n", "sub/b.txt": "below\n", "sub/link": "->b.txt"})
         ada = site.client(ADA)
-        launch = ada.launch_and_wait(repo)
+        launch = ada.launch_and_wait(repo, content=notes.spec)
         try:
             container = session_container(container_engine, site, ADA)
             name = f"{image_registry.settings().host}/{launch['image_name']}"
@@ -75,6 +77,10 @@ class TestWhatRuns:
                 else ["bash", "-lc", "python -c 'import marker, six; print(marker.VALUE)'"]
             )
             assert run_in(container_engine, site, *command) == value
+            # The files of the second repository are there, too, and the session's own.
+            look = f"cd ~/{folder} && echo more >> a.txt && cat a.txt sub/link && stat --format=%u . sub sub/b.txt"
+            assert run_in(container_engine, site, "sh", "-c", look).split() == ["notes", "more", "below", *["1000"] * 3]
+            assert container["Config"]["Labels"]["replay.egi.eu/content-commit"] == notes.commit
             # What is in it comes down as one archive.
             work = zipfile.ZipFile(io.BytesIO(ada.http.get(f"launches/{launch['id']}/work").content))
             assert kind == "Dockerfile" or "marker/marker.py" in {name.partition("/")[2] for name in work.namelist()}

@@ -542,7 +542,7 @@ async def test_a_server_that_never_answers_is_given_up_and_no_process_stays(tmp_
 
 async def test_who_stops_waiting_leaves_no_process_behind() -> None:
     with silent_server() as (listening, url):
-        question = asyncio.create_task(list_refs(f"{url}/r", exempting(url)))
+        question = asyncio.create_task(find_commit(f"{url}/r", "1" * 40, exempting(url)))
         connection, _ = await asyncio.get_running_loop().sock_accept(listening)
         assert processes_about(url)
         question.cancel()

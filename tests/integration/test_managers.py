@@ -275,7 +275,7 @@ def test_an_event_is_built_ahead_so_that_its_people_start_at_once(managed: Site,
     while "built, so it starts in seconds" not in (shown := dmitri.get(event).text):
         assert time.monotonic() < deadline, shown
         time.sleep(0.5)
-    assert f"{managed.url}/v2/{course.spec.removesuffix('HEAD')}{course.commit}?urlpath=doc%2Ftree%2FREADME.md" in shown
+    assert f"{managed.url}/v2/{course.spec.removesuffix('HEAD')}{course.commit}?urlpath=doc/tree/README.md" in shown
     launch = ada.launch_and_wait(course)
     assert launch["build"] is None, "nothing was left to build"
     dmitri.visitor.__exit__()

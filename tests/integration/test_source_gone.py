@@ -14,10 +14,11 @@ from demo.git_server import GitServer
 from demo.repositories import publish_folder
 from replay_build_service import events as events_module
 from replay_build_service import git
-from replay_build_service.domain import LaunchState, Wish
+from replay_build_service.domain import LaunchState
 from replay_build_service.errors import RefNotFound, ReplayError
 from replay_build_service.outgoing import OutgoingRules
 from replay_build_service.providers.git import REFS_KEPT, GitProvider
+from replay_build_service.wishes import Wish
 from tests.unit.core_fakes import House, a_house, a_store, image
 from tests.unit.test_launches import ADA, BORIS, settled
 

@@ -223,6 +223,16 @@ async def test_what_is_no_submodule_of_the_commit_is_not_looked_for(bench: Bench
     assert not any("part.git" in line for line in bench.server.requests)
 
 
+async def test_a_list_that_cannot_be_read_is_told(bench: Bench) -> None:
+    long = "".join(f'[submodule "{number}"]\n\turl = {"x" * 1000}\n' for number in range(99))
+    told = "The file .gitmodules cannot be read, or says too much. No submodule that it names is fetched."
+    for name, text, is_told in (("broken", "[submodule", True), ("long", long, True), ("empty", "# none\n", False)):
+        commit = bench.commit(f"{name}.git", {".gitmodules": text, "a.txt": "a"})
+        fetched = await bench.fetch(f"{name}.git", commit, into=name)
+        assert (fetched.failure, bench.files(name)) == ("", {"a.txt": "a"})
+        assert (told in fetched.lines) is is_told
+
+
 async def test_there_is_an_end_to_how_many_and_how_deep(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     below = bench.commit("level-0.git", {"end.txt": "end"})
     for level in range(1, 8):

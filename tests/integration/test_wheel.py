@@ -86,7 +86,7 @@ def test_its_entry_points_load(installed: Path, tmp_path: Path) -> None:
 
 @pytest.mark.needs("pages")
 def test_its_migrations_make_a_database(installed: Path, tmp_path: Path) -> None:
-    assert "to 0004" in run_installed(installed, tmp_path, "-m", "replay_build_service.app", "upgrade-db")
+    assert "to 0005" in run_installed(installed, tmp_path, "-m", "replay_build_service.app", "upgrade-db")
 
 
 def test_without_the_scripts_of_the_pages_no_wheel_is_made(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ class ToyProvider(GitProvider):
     syntax = Syntax("toy", "toy/NAME", address, segments=1, ref=RefRule.OPTIONAL)
 
     def __init__(self, context: ProviderContext) -> None:
-        super().__init__(context.rules, context.tasks, resolver=context.resolver, clock=context.clock)
+        super().__init__(context.rules, context.tasks, http=context.git, resolver=context.resolver, clock=context.clock)
 
     @property
     def name(self) -> str:

@@ -35,6 +35,8 @@ EVERYTHING: Mapping[str, Any] = {
         "archiveHosts": ["zenodo.org"],
         "gitlabHosts": ["git.example.org"],
         "exemptOrigins": ["http://10.0.0.1:3000"],
+        "dataverseInstallations": {"configMap": "installations", "key": "list.json"},
+        "sourceTokens": {"secret": "archives"},
     },
     "registry": {"url": "https://registry.example.org/replay", "secret": "pull-account", "pushSecret": "push"},
     "service": {

@@ -9,6 +9,7 @@ from typing import Any
 
 from replay_build_service.builders.base import LogChunk, LogRecord, SessionCommand
 from replay_build_service.builds import Builds
+from replay_build_service.content_schemas import ContentModel
 from replay_build_service.db import Store, open_database
 from replay_build_service.domain import (
     BuildFailure,
@@ -269,6 +270,23 @@ class _TheEnd(Exception):
 
 
 @dataclass
+class FakeContents:
+    """What is said to bring contents into sessions: ``asked`` is what it had to see to, ``fault`` what it then says."""
+
+    asked: list[ResolvedRef] = field(default_factory=list)
+    fault: ReplayError | None = None
+
+    async def ready(self, content: ResolvedRef) -> None:
+        self.asked.append(content)
+        if self.fault is not None:
+            raise self.fault
+
+    def given(self, content: ResolvedRef) -> ContentModel:
+        url, name = content.repository.url, content.repository.folder_name
+        return ContentModel(name=name, link=content.spec.text, repository=url, version=content.version, folder="/files")
+
+
+@dataclass
 class House:
     """What one process of the service has."""
 
@@ -299,6 +317,7 @@ async def a_house(
     policies: Sequence[VOPolicy] | None = None,
     features: Sequence[Feature] = (),
     archive: RepoProvider | None = None,
+    contents: "FakeContents | None" = None,
 ) -> AsyncGenerator[House]:
     """The core of the service over that store; leaving it is the death of its process. ``archive``: another provider beside ``git``."""
     builder, hub, provider = builder or FakeBuilder(), hub or FakeHub(), provider or FakeProvider()
@@ -310,7 +329,7 @@ async def a_house(
                 policies = [VOPolicy(vo, Resources()) for vo in vos]
             permissions = Permissions(PolicySet(policies), store, store, features)
             providers = {"git": provider} if archive is None else {"git": provider, archive.name: archive}
-            launches = Launches(store, providers, builds, hub, permissions, feed, tasks)
+            launches = Launches(store, providers, builds, hub, permissions, feed, tasks, contents or FakeContents())
 
             async def spawn(user: str, server_name: str, launch_id: LaunchId) -> None:
                 # A refused spawn ends as a failed server does.

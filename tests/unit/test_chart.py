@@ -186,6 +186,8 @@ def test_it_is_told_the_values() -> None:
         "REPLAY_ALLOWED_HOSTS": "github.com,*.example.org",
         "REPLAY_ARCHIVE_HOSTS": "zenodo.org",
         "REPLAY_GITLAB_HOSTS": "git.example.org",
+        "REPLAY_DATAVERSE_INSTALLATIONS": "/etc/replay/dataverse_installations.json",
+        "REPLAY_SOURCE_TOKENS_FILE": "/etc/replay/secret/source_tokens",
         "REPLAY_REGISTRY": "https://registry.example.org/replay",
         "REPLAY_BUILD_PUSH_SECRET": "push",
         "REPLAY_BUILD_NAMESPACE": "replay-builds",
@@ -205,6 +207,7 @@ def test_it_is_told_the_values() -> None:
     assert hosts["REPLAY_BUILD_ENGINE_DATA"] == "/var/lib/docker"
     assert "REPLAY_BUILD_ENGINE_PODS" not in hosts
     assert not {"REPLAY_CPU_GUARANTEE", "REPLAY_CPU_LIMIT"} & hosts.keys()
+    assert not {"REPLAY_DATAVERSE_INSTALLATIONS", "REPLAY_SOURCE_TOKENS_FILE"} & hosts.keys()
 
 
 def test_all_that_it_is_told_is_known_to_the_configuration() -> None:
@@ -234,6 +237,24 @@ def test_what_a_site_adds_is_where_the_configuration_looks_for_it() -> None:
     assert files["extra/20-last.py"].strip() == "c.ReplayBuildService.builds_at_once = 9"
     assert files["files/notice.txt"].rstrip() == "one\n\n  two"
     assert told(EVERYTHING)["REPLAY_EXTRA_CONFIG"] == "/etc/replay/extra"
+
+
+def test_what_a_site_says_of_archives_is_where_the_service_is_told() -> None:
+    known = told(EVERYTHING)
+
+    def places(values: Mapping[str, Any]) -> dict[str, tuple[str, str, str]]:
+        (service,) = [pod for name, pod in pods(render(values)) if name == "replay"]
+        (etc,) = [volume for volume in service["volumes"] if volume["name"] == "etc"]
+        return {
+            f"/etc/replay/{item['path']}": (kind, source[kind]["name"], item["key"])
+            for source in etc["projected"]["sources"]
+            for kind in source
+            for item in source[kind]["items"]
+        }
+
+    assert places(EVERYTHING)[known["REPLAY_DATAVERSE_INSTALLATIONS"]] == ("configMap", "installations", "list.json")
+    assert places(EVERYTHING)[known["REPLAY_SOURCE_TOKENS_FILE"]] == ("secret", "archives", "tokens")
+    assert not [path for path in places(LEAST) if "dataverse" in path or "source_tokens" in path]
 
 
 def test_a_change_of_the_configuration_starts_the_service_anew() -> None:

@@ -243,6 +243,8 @@ def test_the_service_reads_the_values_from_the_same_file(monkeypatch: pytest.Mon
     assert known.build_push_secret == "push"
     assert known.build_engine_socket == "/run/replay-engine/docker.sock"
     assert known.vos == EVERYTHING["vos"]
+    assert known.dataverse_installations == "/etc/replay/dataverse_installations.json"
+    assert known.source_tokens_file == "/etc/replay/secret/source_tokens"
     assert known.public_url == "https://hub.example.org"
     assert known.token_file == "/etc/replay/secret/service_token"
     assert known.api_token_file == "/etc/replay/secret/hub_token"

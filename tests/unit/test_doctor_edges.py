@@ -31,7 +31,7 @@ async def test_a_database_is_looked_at_and_left_as_it_is(tmp_path: Path) -> None
     assert not (tmp_path / "replay.sqlite").exists()
     upgrade(url)
     before = _rows(tmp_path)
-    assert await inspect_database(url) == "0004"
+    assert await inspect_database(url) == "0005"
     assert _rows(tmp_path) == before
 
 

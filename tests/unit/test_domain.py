@@ -72,6 +72,7 @@ def test_a_link_is_read(link: str, provider: str, locator: str, ref: str) -> Non
         ("gh/o/r/a%E2%80%AEb", "control"),
         ("gh/o/r/%FF", "not text"),
         ("gh/o/r/" + "a" * 10_000, "too long"),
+        ("gh/o/r/" + "☃" * 700, "too long"),
     ],
 )
 def test_a_link_that_cannot_be_read_says_why(link: str, says: str) -> None:
@@ -121,6 +122,7 @@ def test_any_text_is_a_spec_that_reads_the_same_again_or_our_own_error(text: str
         "https://GitHub.com:443/o/r.git",
         "https://www.github.com/o/r",
         "https://github.com./o//r",
+        "https://github.com\N{IDEOGRAPHIC FULL STOP}/o/r",
         "https://user:secret@github.com/o/r",
         "https://github.com/%6F/r",
         "https://github.com/o/r.GIT",
@@ -151,7 +153,9 @@ def test_an_international_name_and_its_ascii_form_are_one_host() -> None:
     assert Repository.of_url("http://[::1]:8080/r").url == "http://[::1]:8080/r"
 
 
-@pytest.mark.parametrize("url", ["", "no url", "https://", "https://h:99999/r", "https://[::1/r", "https://a..b/r"])
+@pytest.mark.parametrize(
+    "url", ["", "no url", "https://", "https://h:99999/r", "https://[::1/r", "https://a..b/r", "https://a b/r"]
+)
 def test_what_is_no_url_is_no_repository(url: str) -> None:
     with pytest.raises(BadLink):
         Repository.of_url(url)
@@ -191,6 +195,10 @@ def test_a_path_below_the_server_is_kept(path: str, kept: str) -> None:
         "lab\n/x",
         "lab/%0d%0aSet-Cookie:x",
         "//[",
+        "/javascript:alert(1)",
+        "/x://[",
+        "/ //evil.example",
+        "lab/..%255C..%255Cx",
         "lab/tree/\u202efdp.ipynb",
         "lab/tree/%E2%80%AEfdp.ipynb",
         "lab/tree/%25E2%2580%25AEfdp.ipynb",

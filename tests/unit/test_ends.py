@@ -14,11 +14,12 @@ from tornado.testing import bind_unused_port
 
 from replay_build_service.client import ReplayClient, ServiceUnavailable
 from replay_build_service.db import Store
-from replay_build_service.domain import Launch, LaunchId, LaunchState, Person, Wish, launch_stream
+from replay_build_service.domain import Launch, LaunchId, LaunchState, Person, launch_stream
 from replay_build_service.errors import Conflict, NotFound
 from replay_build_service.hub import HubClient
 from replay_build_service.schemas import MOST_REASON, EndedReport, FeatureReport, ResourcesModel, SessionReport
 from replay_build_service.web import make_application
+from replay_build_service.wishes import Wish
 from replay_spawner import ends, session_report
 from replay_spawner.ends import Ends, by_status, out_of_memory, vanished
 from replay_spawner.kube.reasons import why_it_died

@@ -18,11 +18,11 @@ from replay_build_service.assembly import UnusableSettings
 from replay_build_service.assembly.providers import installed_providers
 from replay_build_service.errors import BadLink, OriginRefused, RefNotFound, SourceFault, UnknownProvider
 from replay_build_service.installed import InstalledProvider
+from replay_build_service.link_schemas import LinkPreview
 from replay_build_service.links import Repository, RepoSpec, ResolvedRef
 from replay_build_service.outgoing import OutgoingRules
 from replay_build_service.providers.context import ProviderContext
 from replay_build_service.providers.loading import UnusableProvider, WatchedProvider, make_installed
-from replay_build_service.schemas import LinkPreview
 from replay_build_service.syntax import RefRule, Syntax
 from replay_spawner import link_handlers
 from tests.requirements import ROOT

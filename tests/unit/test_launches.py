@@ -25,10 +25,10 @@ from replay_build_service.domain import (
     Server,
     ServerStatus,
     StartProgress,
-    Wish,
     launch_stream,
 )
 from replay_build_service.errors import BadLink, Conflict, NotFound, NotPermitted, SourceFault, UnknownProvider
+from replay_build_service.wishes import Wish
 from tests.unit.core_fakes import (
     ABSENT,
     BROKEN,

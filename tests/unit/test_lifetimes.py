@@ -11,10 +11,11 @@ import pytest
 from replay_build_service import lifetimes as lifetimes_module
 from replay_build_service import starts as starts_module
 from replay_build_service.db import Store
-from replay_build_service.domain import Launch, LaunchState, Person, Server, ServerStatus, Wish, launch_stream
+from replay_build_service.domain import Launch, LaunchState, Person, Server, ServerStatus, launch_stream
 from replay_build_service.errors import LimitReached, SourceFault
 from replay_build_service.lifetimes import LOOKS_PER_TIDYING, PERIOD_SECONDS
 from replay_build_service.policy_values import Limits, Resources, VOPolicy
+from replay_build_service.wishes import Wish
 from tests.unit.core_fakes import FakeHub, House, a_house, a_store, image
 
 pytestmark = pytest.mark.hub_independent

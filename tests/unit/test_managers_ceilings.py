@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from replay_build_service.domain import LaunchState, Person, Planned, Wish, launch_stream
+from replay_build_service.domain import LaunchState, Person, launch_stream
 from replay_build_service.errors import LimitReached, NotPermitted
 from replay_build_service.policy_values import GPUs, Limits, RepositoryPattern, Resources, VOPolicy
 from replay_build_service.web.auth import RateLimit
+from replay_build_service.wishes import Planned, Wish
 from tests.unit.core_fakes import image
 from tests.unit.managers_web import ADA as ADA_ASKS
 from tests.unit.managers_web import FORMS, MIA, Web, below, open_web

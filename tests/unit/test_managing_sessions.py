@@ -7,18 +7,12 @@ from pathlib import Path
 import pytest
 
 from replay_build_service.db import Store
-from replay_build_service.domain import (
-    LaunchId,
-    LaunchState,
-    Person,
-    Server,
-    ServerStatus,
-    Wish,
-)
+from replay_build_service.domain import LaunchId, LaunchState, Person, Server, ServerStatus
 from replay_build_service.errors import Conflict, NotFound, SourceFault
 from replay_build_service.managing.decisions import Decisions
 from replay_build_service.managing.sessions import Sessions
 from replay_build_service.records import Action
+from replay_build_service.wishes import Wish
 from tests.unit.core_fakes import FailingStore, a_store
 from tests.unit.managing_cases import ONE, TWO, Vo, a_vo, audit, decisions_over
 

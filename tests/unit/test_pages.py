@@ -17,7 +17,6 @@ import replay_build_service
 from replay_build_service.domain import (
     BuildId,
     BuildRecipe,
-    Consent,
     ImageName,
     Launch,
     LaunchId,
@@ -27,9 +26,9 @@ from replay_build_service.domain import (
     RunnableImage,
     Server,
     ServerStatus,
-    Unanswered,
 )
 from replay_build_service.errors import RepositoryNotFound, SourceFault
+from replay_build_service.link_schemas import LinkPreview
 from replay_build_service.links import Repository, RepoSpec
 from replay_build_service.pasting import Pasted
 from replay_build_service.permissions import Notice
@@ -39,7 +38,6 @@ from replay_build_service.rulings import Terms
 from replay_build_service.schemas import (
     FeatureReport,
     GPUsModel,
-    LinkPreview,
     Refusal,
     ResourcesModel,
     SessionReport,
@@ -48,6 +46,7 @@ from replay_build_service.schemas import (
 from replay_build_service.web import make_templates
 from replay_build_service.web.pages import consent_context, home_context, launch_context, pasted_context
 from replay_build_service.web.session_pages import session_now
+from replay_build_service.wishes import Consent, Unanswered
 
 SERVICE = Path(replay_build_service.__file__).parent / "web"
 SPAWNER = Path(replay_build_service.__file__).parents[1] / "replay_spawner"
@@ -151,9 +150,12 @@ def consent_page(
     urlpath: str = "doc/tree/index.ipynb",
     notices: tuple[str, ...] = NOTICES,
     unanswered: Unanswered | None = None,
+    content: ResolvedRef | None = None,
 ) -> dict[str, Any]:
     offers = offers or tuple(Offer(policy) for policy in policies)
-    consent = Consent(of, offers, is_built, usual_seconds, server, holder, same_image, unanswered=unanswered)
+    consent = Consent(
+        of, offers, is_built, usual_seconds, server, holder, same_image, unanswered=unanswered, content=content
+    )
     chosen = chosen or offers[0].policy.vo
     return consent_context(consent, urlpath, ORIGIN, notices, problem=problem, chosen=chosen)
 
@@ -241,6 +243,21 @@ PAGES: dict[str, tuple[str, dict[str, Any] | Callable[[], dict[str, Any]]]] = {
     "consent, no limits": ("consent.html", consent_page(policies=(VOPolicy("vo", Resources()),))),
     "consent, exact commit": ("consent.html", consent_page(resolved(f"gh/ada/rainfall/{COMMIT}"))),
     "consent, a record": ("consent.html", consent_page(RECORD, urlpath="lab/tree/rain.ipynb")),
+    "consent, content": ("consent.html", consent_page(is_built=True, content=OTHER, urlpath="")),
+    "consent, content of a record": ("consent.html", consent_page(content=RECORD)),
+    "consent, hostile content": ("consent.html", consent_page(content=HOSTILE)),
+    "launch, running, content": (
+        "launch.html",
+        launch_page(launch(content=OTHER), holder=launch(content=OTHER), server=server_of(launch())),
+    ),
+    "home, running, content": (
+        "home.html",
+        home_page(launch(content=OTHER), holder=launch(content=OTHER), server=server_of(launch())),
+    ),
+    "consent, another runs, with content": (
+        "consent.html",
+        consent_page(holder=replace(RUNNING_OTHER, content=HELLO), server=server_of(RUNNING_OTHER)),
+    ),
     "consent, source gone": (
         "consent.html",
         consent_page(is_built=True, unanswered=Unanswered(RepositoryNotFound("It is gone or private."), NOW)),
@@ -452,6 +469,10 @@ HUB_PAGE = {
 }
 HUB_PAGES: dict[str, tuple[str, dict[str, Any]]] = {
     "link": ("replay_link.html", {"preview": LinkPreview.of("gh/ada/rainfall/main")}),
+    "link with content": (
+        "replay_link.html",
+        {"preview": LinkPreview.of("gh/ada/rainfall/main", "labpath=a.ipynb&content=gh/carla/ice/v1")},
+    ),
     "link with a problem": ("replay_link.html", {"preview": LinkPreview.of("svn/ada/rainfall/main")}),
     "hostile link": (
         "replay_link.html",
@@ -719,8 +740,8 @@ def test_a_page_says(name: str, text: str) -> None:
         ("launch, running", "Open your session", "/user/ada/lab/tree/index.ipynb"),
         ("home, after an end", "Launch it again", "/v2/gh/ada/rainfall/main?urlpath=lab/tree/index.ipynb"),
         ("launch, choosing", "Open the running one", "/user/ada/"),
-        ("launch, failed", "Try again", "/v2/gh/ada/rainfall/main?urlpath=lab%2Ftree%2Findex.ipynb"),
-        ("launch, ended", "Launch again", "/v2/gh/ada/rainfall/main?urlpath=lab%2Ftree%2Findex.ipynb"),
+        ("launch, failed", "Try again", "/v2/gh/ada/rainfall/main?urlpath=lab/tree/index.ipynb"),
+        ("launch, ended", "Launch again", "/v2/gh/ada/rainfall/main?urlpath=lab/tree/index.ipynb"),
         ("home, on its way", "See the launch", f"{SERVICE_PATH}launches/{'2e' * 16}"),
         ("error, nearest", "main", "/v2/gh/ada/rainfall/main"),
         ("error, archived", f"swh/swh:1:rev:{COMMIT}", f"/v2/swh/swh:1:rev:{COMMIT}?urlpath=lab"),
@@ -829,6 +850,13 @@ def test_someone_who_is_not_logged_in_sees_what_the_link_means_and_one_button() 
     assert [link["class"] for link in page.all("a")] == ["brand", "button"]
 
 
+def test_someone_who_is_not_logged_in_sees_both_repositories_of_a_link() -> None:
+    text = " ".join(Page(hub_html_of("link with content")).text.split())
+    assert "This link opens two repositories Environment of https://github.com/ada/rainfall" in text
+    assert "Files of https://github.com/carla/ice Their branch, tag, commit or version v1" in text
+    assert (LinkPreview.of("gh/ada/rainfall/main", "content=svn/x").problem or "").startswith("The second repository")
+
+
 def test_a_record_is_shown_with_its_title_licence_and_version_and_can_be_shared_as_that() -> None:
     page = Page(html_of("consent, a record"))
     for told in ("Rain of a year", "cc-by-4.0", "Version 101", "doi.org/10.5281/zenodo.100"):
@@ -836,7 +864,30 @@ def test_a_record_is_shown_with_its_title_licence_and_version_and_can_be_shared_
     assert "Commit" not in page.text
     html = html_of("consent, a record")
     assert 'href="https://zenodo.org/records/101"' in html
-    assert "/v2/zenodo/10.5281/zenodo.101@101-0123456789ab?urlpath=lab%2Ftree%2Frain.ipynb" in html
+    assert "/v2/zenodo/10.5281/zenodo.101@101-0123456789ab?urlpath=lab/tree/rain.ipynb" in html
+
+
+def test_two_repositories_are_both_named_with_their_versions_and_agreed_to_as_they_are_shown() -> None:
+    html = html_of("consent, content")
+    page = Page(html)
+    text = " ".join(page.text.split())
+    for told in (
+        "Run these two repositories?",
+        "Environment of github.com/ada/rainfall",
+        f"Files of {OTHER.repository.short}",
+        f"Their commit {OTHER.short_version}",
+        f"Opens the folder {OTHER.repository.folder_name}",
+        "Somebody else wrote this code, in both of them.",
+    ):
+        assert told in text, told
+    fields = {one["name"]: one["value"] for one in page.all("input") if one.get("type") == "hidden"}
+    assert (fields["content"], fields["content_version"]) == (OTHER.spec.text, OTHER.version)
+    assert f"/v2/gh/ada/rainfall/{COMMIT}?content=" in html, "exactly these versions can be shared"
+    for name in ("launch, running, content", "home, running, content"):
+        assert f"with {OTHER.repository.short} at" in " ".join(Page(html_of(name)).text.split()), name
+    record = " ".join(Page(html_of("consent, content of a record")).text.split())
+    assert "Their title Rain of a year" in record
+    assert "Their version 101" in record
 
 
 def test_a_link_with_a_problem_offers_no_login() -> None:

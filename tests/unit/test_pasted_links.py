@@ -147,6 +147,7 @@ async def test_the_api_gives_the_link_in_its_parts(service: httpx.AsyncClient) -
             "link": "/v2/gh/o/r/feature/x?urlpath=lab/tree/a.ipynb",
             "spec": "gh/o/r/feature/x",
             "urlpath": "lab/tree/a.ipynb",
+            "content": "",
             "repository": "https://github.com/o/r",
             "notes": [],
         },

@@ -1,9 +1,6 @@
 """What people paste: a table of real spellings, and that nothing which is pasted does harm."""
 
 import contextlib
-import os
-import random
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -12,6 +9,7 @@ from hypothesis import strategies as st
 from replay_build_service.errors import BadLink
 from replay_build_service.links import Repository, RepoSpec, safe_urlpath
 from replay_build_service.pasting import MOST_TEXT, Pasted, decide, read
+from tests.unit.broken_texts import broken_texts, how_many
 from tests.unit.pasted_cases import REFUSED, SHA, SPELLINGS
 
 pytestmark = pytest.mark.hub_independent
@@ -254,21 +252,10 @@ def test_nothing_but_our_own_errors(text: str) -> None:
     is_harmless(text)
 
 
-def mutated(chance: random.Random) -> Iterator[str]:
-    """Real spellings that were cut, mixed and broken; the same ones for the same seed."""
-    while True:
-        text = "".join(chance.choices(PIECES, k=chance.randint(1, 3)))
-        for _ in range(chance.randint(0, 3)):
-            at = chance.randint(0, len(text))
-            piece = chance.choice(PIECES) if chance.random() < 0.5 else chr(chance.randrange(0x20, 0x3000))
-            text = text[:at] + piece + text[at + chance.randint(0, 5) :]
-        yield text
-
-
 def test_spellings_that_are_broken_are_refused_or_mean_something() -> None:
     """``REPLAY_TEST_INPUTS=1000000`` tries as many."""
-    inputs = mutated(random.Random(7))
-    count = int(os.environ.get("REPLAY_TEST_INPUTS", "20000"))
+    inputs = broken_texts(PIECES)
+    count = how_many(20_000)
     read_well = sum(is_harmless(next(inputs)) for _ in range(count))
     assert count / 20 < read_well < count, "neither all nor nothing, or this tries the wrong things"
 

@@ -13,12 +13,21 @@ import pytest
 from replay_build_service import lifetimes as lifetimes_module
 from replay_build_service import starts as starts_module
 from replay_build_service.db import Store
-from replay_build_service.domain import Launch, LaunchId, LaunchState, Person, Server, ServerStatus, Wish, launch_stream
+from replay_build_service.domain import (
+    Launch,
+    LaunchId,
+    LaunchState,
+    Person,
+    Server,
+    ServerStatus,
+    launch_stream,
+)
 from replay_build_service.errors import BadLink, LimitReached, NotPermitted, SourceFault, TermsNotAgreed
 from replay_build_service.lifetimes import in_words
 from replay_build_service.policy_values import Feature, FeatureState, Limits, RepositoryPattern, Resources, VOPolicy
 from replay_build_service.records import Action, Decision, Effect, RepositoryRule, StandingEvent
 from replay_build_service.rulings import Block, PreparedEvent, Terms
+from replay_build_service.wishes import Wish
 from tests.unit.core_fakes import FakeHub, House, a_house, a_store, image
 
 ADA = Person("ada", frozenset({"vo.one"}))

@@ -8,7 +8,7 @@ import pytest
 
 from replay_build_service.domain import Person
 from replay_build_service.errors import LimitReached, NotPermitted, ReplayError, TermsNotAgreed
-from replay_build_service.links import Repository
+from replay_build_service.links import Repository, RepoSpec
 from replay_build_service.policies import (
     LIMITS,
     MEMBERSHIP,
@@ -273,3 +273,17 @@ def test_an_event_is_on_from_its_start_to_its_end_for_its_repository(
 ) -> None:
     event = PreparedEvent("1", "Course", repo, NOW + timedelta(hours=starts), NOW + timedelta(hours=ends), 30)
     assert is_prepared(VORulings(events=(event,)), HELLO, NOW) is is_on
+
+
+@pytest.mark.parametrize(
+    ("repo", "opened"),
+    [
+        ("zenodo/10.5281/zenodo.3242074", "doi/10.5281/ZENODO.3242074"),
+        ("figshare/10.6084/m9.figshare.9782777.v1", "doi/10.6084/m9.figshare.9782777"),
+        ("hydroshare/0123456789abcdef0123456789abcdef", "doi/10.4211/hs.0123456789abcdef0123456789abcdef"),
+        ("osf/abcde", "doi/10.17605/OSF.IO/ABCDE"),
+    ],
+)
+def test_an_event_of_a_record_is_on_by_whichever_name_it_is_opened(repo: str, opened: str) -> None:
+    event = PreparedEvent("1", "Course", repo, NOW - timedelta(hours=1), NOW + timedelta(hours=1), 30)
+    assert is_prepared(VORulings(events=(event,)), Repository.of_url(RepoSpec.parse(opened).url), NOW)

@@ -8,70 +8,37 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-from collections.abc import Callable, Iterator, Mapping
+import random
+from collections.abc import Callable, Iterator
 from typing import Any, cast
-from urllib.parse import parse_qsl, unquote, urljoin, urlsplit
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from replay_build_service.errors import ReplayError, RepositoryNotFound, SourceFault
+from replay_build_service.errors import ReplayError, SourceFault
 from replay_build_service.links import Repository, RepoSpec
 from replay_build_service.outgoing import Origin
+from replay_build_service.providers.doi import target_by_page
 from replay_build_service.sources.asking import Asker
 from replay_build_service.sources.base import Record, split_fetch_url
+from replay_build_service.sources.dataverse import Dataverse
+from replay_build_service.sources.handles import landing_page
 from tests.archives.ckan import CkanServer
 from tests.archives.dataverse import DataverseServer
+from tests.archives.direct import Direct
 from tests.archives.figshare import FigshareServer
 from tests.archives.hydroshare import HydroShareServer
 from tests.archives.osf import OsfServer
-from tests.archives.server import ArchiveServer, Request
+from tests.archives.server import ArchiveServer
 from tests.archives.swh import SwhServer
 from tests.archives.zenodo import ZenodoServer
+from tests.unit.broken_texts import any_value, changed, check_sentence, how_many
 
 pytestmark = [pytest.mark.one_hub_version, pytest.mark.hub_independent]
 
 FILES = {"index.ipynb": b"{}\n", "table.csv": b"a,b\n1,2\n"}
-
-
-class Direct:
-    """An `Asker` that goes to the stand-in itself, and changes what it says."""
-
-    def __init__(self, archive: ArchiveServer, change: Callable[[Any], Any]) -> None:
-        self._archive = archive
-        self._change = change
-        self._asked = 0
-
-    def may_ask(self, url: str) -> bool:
-        return url.startswith(self._archive.url)
-
-    def is_portal(self, url: str) -> bool:
-        return self.may_ask(url)
-
-    async def json(
-        self, url: str, model: type[BaseModel], *, missing: str, body: Mapping[str, Any] | None = None
-    ) -> BaseModel:
-        self._asked += 1
-        assert self._asked < 500, "it asks without an end"
-        Origin.of_url(url)
-        for _ in range(5):
-            parts = urlsplit(url)
-            given_body = b"" if body is None else json.dumps(body).encode()
-            query = dict(parse_qsl(parts.query))
-            answer = self._archive.answer(
-                Request("GET" if body is None else "POST", unquote(parts.path), query, given_body, {})
-            )
-            if "Location" not in answer.headers:
-                break
-            url = urljoin(url, answer.headers["Location"])
-        if answer.status >= 400:
-            raise RepositoryNotFound(missing)
-        try:
-            return model.model_validate_json(json.dumps(self._change(json.loads(answer.body))))
-        except ValidationError as error:
-            raise SourceFault("It was not understood.") from error
 
 
 def _published(archive: ArchiveServer) -> str:
@@ -133,14 +100,13 @@ def _changed(value: Any, changes: list[tuple[int, Any]]) -> Any:
     return value
 
 
-async def _record(archive: ArchiveServer, locator: str, changes: list[tuple[int, Any]]) -> Record:
+async def _record(archive: ArchiveServer, locator: str, change: Callable[[Any], Any]) -> Record:
     source = archive.source()
-    ask = cast("Asker", Direct(archive, lambda value: _changed(value, changes)))
+    ask = cast("Asker", Direct(archive, change))
     record = await source.find(ask, locator, None)
     found = split_fetch_url(record.fetch_url, {source.name: source})
     assert found is not None
-    again = await source.listed(ask, found[1])
-    assert again.version == record.version or changes
+    _holds_together(await source.listed(ask, found[1]))
     return record
 
 
@@ -163,8 +129,71 @@ def test_any_answer_gives_a_record_or_our_own_error(
 ) -> None:
     archive, locator = there
     try:
-        record = asyncio.run(_record(archive, locator, changes))
-    except ReplayError:
+        record = asyncio.run(_record(archive, locator, lambda value: _changed(value, changes)))
+    except ReplayError as error:
         assert changes, "the proper answer is understood"
+        check_sentence(error.sentence)
         return
     _holds_together(record)
+
+
+def _otherwise(chance: random.Random) -> Callable[[Any], Any]:
+    """What becomes of each answer: mostly the same with something else in it; at times anything, or what is no JSON."""
+
+    def change(value: Any) -> Any:
+        kind = chance.random()
+        if kind < 0.4:
+            return value
+        if kind < 0.9:
+            return changed(value, chance)
+        if kind < 0.95:
+            return any_value(chance)
+        text = json.dumps(value).encode()
+        at = chance.randrange(len(text) + 1)
+        return text[:at] + chance.randbytes(chance.randint(0, 3)) + text[at + chance.randint(0, 3) :]
+
+    return change
+
+
+async def test_many_answers_give_records_or_our_own_errors(there: tuple[ArchiveServer, str]) -> None:
+    archive, locator = there
+    change = _otherwise(random.Random(7))
+    understood = 0
+    for _ in range(count := how_many(600)):
+        try:
+            _holds_together(await _record(archive, locator, change))
+        except ReplayError as error:
+            check_sentence(error.sentence)
+        else:
+            understood += 1
+    assert count / 50 < understood < count
+
+
+async def test_where_a_doi_leads_may_be_anything() -> None:
+    """doi.org's answer, which holds what the name's owner has registered, on its way to the provider that is asked next."""
+    proper = {
+        "responseCode": 1,
+        "handle": "10.1234/x",
+        "values": [{"index": 1, "type": "URL", "data": {"format": "string", "value": "https://zenodo.org/records/1"}}],
+    }
+    change = _otherwise(random.Random(7))
+
+    class Handles:
+        async def json(self, url: str, model: type[BaseModel], **_: Any) -> BaseModel:
+            Origin.of_url(url)
+            value = change(proper)
+            try:
+                return model.model_validate_json(value if isinstance(value, bytes) else json.dumps(value))
+            except ValidationError as error:
+                raise SourceFault("It was not understood.") from error
+
+    led = 0
+    for _ in range(count := how_many(2_000)):
+        try:
+            page = await landing_page(cast("Asker", Handles()), "10.1234/x")
+            target = target_by_page(page, "10.1234/x", Dataverse(), lambda _: True)
+        except ReplayError as error:
+            check_sentence(error.sentence)
+            continue
+        led += target is not None
+    assert count / 50 < led < count

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from replay_build_service.content_schemas import ContentModel
 from replay_spawner.records import launch_record
 from tests.unit.launch_plans import PLAN
 
@@ -22,11 +23,28 @@ def test_all_that_made_the_session_is_there() -> None:
         "urlpath": "lab/tree/ü.ipynb",
         "repository": PLAN.repository,
         "commit": PLAN.version,
+        "content": None,
         "image": PLAN.image,
         "build": "1f" * 8,
         "vo": PLAN.vo,
         "created_at": "2026-03-04T09:07:01.250000+00:00",
         "started_at": "2026-03-04T09:09:02+00:00",
+    }
+
+
+def test_a_second_repository_is_named_with_its_version() -> None:
+    content = ContentModel(
+        name="ice",
+        link="gh/carla/ice/v1",
+        repository="https://github.com/carla/ice",
+        version="c" * 40,
+        folder="/srv/hunter2",
+    )
+    assert launch_record(PLAN.model_copy(update={"content": content}), STARTED)["content"] == {
+        "repository": "https://github.com/carla/ice",
+        "commit": "c" * 40,
+        "link": "gh/carla/ice/v1",
+        "folder": "ice",
     }
 
 

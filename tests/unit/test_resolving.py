@@ -19,7 +19,6 @@ from replay_build_service.domain import (
     LaunchState,
     Person,
     ResolvedRef,
-    Wish,
 )
 from replay_build_service.errors import (
     BadLink,
@@ -33,6 +32,7 @@ from replay_build_service.errors import (
 )
 from replay_build_service.links import Repository, RepoSpec
 from replay_build_service.policy_values import RepositoryPattern, Resources, VOPolicy
+from replay_build_service.wishes import Wish
 from tests.unit.core_fakes import FakeBuilder, FakeProvider, House, a_house, a_store, image
 from tests.unit.test_launches import ADA, BORIS, running, settled, wish
 

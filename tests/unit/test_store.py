@@ -323,8 +323,8 @@ async def test_what_is_stored_comes_back_as_it_was(store: Store, other: Store) -
 
 def test_migrations_make_what_the_tables_say(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'new.sqlite'}"
-    assert upgrade(url) == "The database went from revision none to 0004."
-    assert re.fullmatch(r"The database is at revision 0004 already\.", upgrade(url))
+    assert upgrade(url) == "The database went from revision none to 0005."
+    assert re.fullmatch(r"The database is at revision 0005 already\.", upgrade(url))
     engine = create_engine(url)
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
@@ -340,7 +340,7 @@ async def test_a_database_of_another_revision_is_refused_with_the_command_that_h
         old.execute("insert into precious values ('kept')")
         old.commit()
     with pytest.raises(
-        OldSchema, match=r"is at revision none and this version wants 0004\. .*replay-build-service upgrade-db"
+        OldSchema, match=r"is at revision none and this version wants 0005\. .*replay-build-service upgrade-db"
     ):
         async with open_database(url):
             pass

@@ -21,7 +21,6 @@ from replay_build_service.domain import (
     LaunchState,
     Person,
     Phase,
-    Wish,
     launch_stream,
 )
 from replay_build_service.errors import NotPermitted
@@ -31,6 +30,7 @@ from replay_build_service.schemas import LaunchModel, PlanRequest
 from replay_build_service.web import encode_event, make_templates
 from replay_build_service.web.auth import AtOnce, RateLimit
 from replay_build_service.web.base import HubHandler, enrolments_of
+from replay_build_service.wishes import Wish
 from tests.unit import core_fakes
 from tests.unit.core_fakes import House, a_house, a_store, image
 from tests.unit.web_server import served

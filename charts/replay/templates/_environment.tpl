@@ -48,6 +48,8 @@
 {{- with .Values.builds.tolerations }}{{ $_ := set $settings "REPLAY_BUILD_TOLERATIONS" (toJson .) }}{{ end }}
 {{- with .Values.builds.imagePullSecrets }}{{ $_ := set $settings "REPLAY_BUILD_PULL_SECRETS" (toJson .) }}{{ end }}
 {{- if .Values.builds.repo2dockerConfig }}{{ $_ := set $settings "REPLAY_REPO2DOCKER_CONFIG" "/etc/replay/repo2docker_config.py" }}{{ end }}
+{{- if .Values.repositories.dataverseInstallations.configMap }}{{ $_ := set $settings "REPLAY_DATAVERSE_INSTALLATIONS" "/etc/replay/dataverse_installations.json" }}{{ end }}
+{{- if .Values.repositories.sourceTokens.secret }}{{ $_ := set $settings "REPLAY_SOURCE_TOKENS_FILE" "/etc/replay/secret/source_tokens" }}{{ end }}
 {{- $vos := list }}
 {{- range $vo, $enrolment := .Values.vos }}{{ $vos = append $vos (printf "%s=%s" $vo $enrolment) }}{{ end }}
 {{- $_ := set $settings "REPLAY_VOS" (join " " $vos) }}

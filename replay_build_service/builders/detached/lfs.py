@@ -25,6 +25,7 @@ from replay_build_service.outgoing import Origin, OutgoingRules, admit
 from replay_build_service.outgoing_http import PACKED, TooLongAnswer, UnreadableAnswer, guarded_client, read_bounded
 from replay_build_service.sources.base import RemoteFile
 from replay_build_service.sources.downloading import Downloader
+from replay_build_service.sources.paths import shown
 from replay_build_service.sources.unpacking import LEAST, Budget
 
 __all__ = ["fill_in_lfs"]
@@ -150,13 +151,21 @@ async def _where(url: str, pointers: Sequence[_Pointer], rules: OutgoingRules) -
     async with guarded_client(rules, timeout=_ANSWER_SECONDS) as client:
         for start in range(0, len(pointers), _AT_ONCE):
             asked = pointers[start : start + _AT_ONCE]
-            for answered in (await _ask(client, url, asked)).objects:
-                if answered.actions.download is not None and answered.error is None:
-                    found[answered.oid] = answered.actions.download.href
-            for pointer in asked:
-                if pointer.oid not in found:
-                    raise SourceFault(f"{Origin.of_url(url).host} does not have “{pointer.path.name}” to give.")
+            found |= _given(await _ask(client, url, asked), asked, Origin.of_url(url).host)
     return found
+
+
+def _given(answer: _Batch, asked: Sequence[_Pointer], host: str) -> dict[str, str]:
+    """Of what was asked for, and of nothing else that the answer may have, where each is. Raises `SourceFault` where one is not."""
+    given = {
+        one.oid: one.actions.download.href
+        for one in answer.objects
+        if one.actions.download is not None and one.error is None
+    }
+    for pointer in asked:
+        if pointer.oid not in given:
+            raise SourceFault(f"{host} does not have “{shown(pointer.path.name)}” to give.")
+    return {pointer.oid: given[pointer.oid] for pointer in asked}
 
 
 async def _ask(client: httpx.AsyncClient, url: str, asked: Sequence[_Pointer]) -> _Batch:

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Protocol
 
 from replay_build_service.builders.base import LogChunk, LogRecord
 from replay_build_service.builders.detached.terminal_text import MAX_LINE, safe_line
@@ -27,6 +28,18 @@ _KINDS = frozenset(EventKind)
 
 _LATEST = 4_102_444_800
 """The first second of the year 2100. A record from there is none."""
+
+
+class Telling(Protocol):
+    """Is told what is being done."""
+
+    def enter(self, phase: Phase, text: str) -> None:
+        """A phase begins; the lines that follow belong to it. Raises `OSError`."""
+        ...
+
+    def lines(self, texts: list[str]) -> None:
+        """Lines of the present phase. Raises `OSError`."""
+        ...
 
 
 class LogWriter:

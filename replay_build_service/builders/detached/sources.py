@@ -10,7 +10,7 @@ from pathlib import Path
 
 from replay_build_service.builders.detached.failures import Unbuildable, size
 from replay_build_service.builders.detached.lfs import fill_in_lfs
-from replay_build_service.builders.detached.log import LogWriter
+from replay_build_service.builders.detached.log import Telling
 from replay_build_service.builders.detached.submodules import fetch_submodules
 from replay_build_service.domain import FailureReason, Phase
 from replay_build_service.errors import ReplayError
@@ -42,7 +42,7 @@ async def fetch_sources(
     folder: Path,
     rules: str,
     limit: int,
-    log: LogWriter,
+    log: Telling,
     *,
     sources: Mapping[str, RecordSource] = SOURCES,
 ) -> None:
@@ -69,7 +69,7 @@ async def fetch_sources(
         log.lines(["The repository has submodules, which are not fetched: their folders stay empty."])
 
 
-async def _fetch_commit(url: str, version: str, folder: Path, rules: OutgoingRules, limit: int, log: LogWriter) -> None:
+async def _fetch_commit(url: str, version: str, folder: Path, rules: OutgoingRules, limit: int, log: Telling) -> None:
     """Watched from here, since git writes the files."""
 
     async def fetch_all() -> None:

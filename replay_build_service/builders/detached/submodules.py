@@ -21,6 +21,7 @@ from replay_build_service.errors import BadLink, OriginRefused, ReplayError
 from replay_build_service.git import fetch_commit
 from replay_build_service.git_process import run_local
 from replay_build_service.outgoing import OutgoingRules, admit
+from replay_build_service.sources.paths import shown
 
 __all__ = ["fetch_submodules"]
 
@@ -56,7 +57,7 @@ async def fetch_submodules(
     levels = [_Level(url, version, folder)]
     while levels:
         level = levels.pop()
-        for path, address in (await _addresses(level)).items():
+        for path, address in (await _addresses(level, say)).items():
             found = await _submodule(level, path, address, rules, say)
             if found is None:
                 continue
@@ -66,7 +67,7 @@ async def fetch_submodules(
             try:
                 await fetch_commit(found.url, found.version, found.folder, rules)
             except ReplayError as error:
-                told = f"The submodule {found.name} cannot be had. {error.sentence}"
+                told = f"The submodule {shown(found.name)} cannot be had. {error.sentence}"
                 raise Unbuildable(FailureReason.FETCH, told) from error
             levels.append(found)
 
@@ -105,16 +106,23 @@ async def _submodule(
     return _Level(url, link["commit"], level.folder / path, name, level.depth + 1)
 
 
-async def _addresses(level: _Level) -> dict[str, str]:
+async def _addresses(level: _Level, say: Callable[[str], None]) -> dict[str, str]:
     """From path to address, as the commit's own ``.gitmodules`` has them, in the order of paths.
 
     Read from the commit and not from the folder, where it may be a link to another file.
     """
-    listed = await run_local(
-        level.folder, "config", "--blob", f"{level.version}:.gitmodules", "--null", "--get-regexp", r"^submodule\."
-    )
+    blob = f"{level.version}:.gitmodules"
+    listed = await run_local(level.folder, "config", "--blob", blob, "--null", "--list")
+    if listed is None and await run_local(level.folder, "cat-file", "-e", blob) is not None:
+        where = f" of {level.name}" if level.name else ""
+        say(f"The file .gitmodules{where} cannot be read, or says too much. No submodule that it names is fetched.")
+    return _read(listed or "")
+
+
+def _read(listed: str) -> dict[str, str]:
+    """What git lists of ``.gitmodules``: a key, a line's end and its value, each with a NUL behind it."""
     found: dict[str, dict[str, str]] = {}
-    for entry in (listed or "").split("\0"):
+    for entry in listed.split("\0"):
         key, _, value = entry.partition("\n")
         if (match := _OF_SUBMODULE.fullmatch(key)) is not None:
             found.setdefault(match["name"], {})[match["what"]] = value
@@ -135,14 +143,14 @@ def _absolute(url: str, address: str) -> str:
     """
     if not address.startswith(("./", "../")):
         if "://" not in address:
-            raise BadLink(f"“{address[:200]}” is no address over HTTPS.")
+            raise BadLink(f"“{shown(address)}” is no address over HTTPS.")
         return address
     parts = urlsplit(url)
     names = parts.path.strip("/").split("/")
     for step in address.rstrip("/").split("/"):
         if step == "..":
             if not names:
-                raise BadLink(f"“{address[:200]}” leads out of {parts.netloc}.")
+                raise BadLink(f"“{shown(address)}” leads out of {parts.netloc}.")
             names.pop()
         elif step not in {"", "."}:
             names.append(step)

@@ -52,6 +52,20 @@
             - key: .dockerconfigjson
               path: registry/config.json
       {{- end }}
+      {{- with .Values.repositories.dataverseInstallations }}{{ if .configMap }}
+      - configMap:
+          name: {{ .configMap }}
+          items:
+            - key: {{ .key }}
+              path: dataverse_installations.json
+      {{- end }}{{ end }}
+      {{- with .Values.repositories.sourceTokens }}{{ if .secret }}
+      - secret:
+          name: {{ .secret }}
+          items:
+            - key: {{ .key }}
+              path: secret/source_tokens
+      {{- end }}{{ end }}
       {{- with .Values.caConfigMap }}
       - configMap:
           name: {{ . }}
