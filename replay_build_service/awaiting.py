@@ -1,8 +1,10 @@
-"""The part of a launch that waits for its image. Knows the store by its protocol."""
+"""The parts of a launch that wait: for its image, and for what else its session gets. Knows the store by its protocol."""
 
+import asyncio
 from typing import Protocol
 
 from replay_build_service.builds import Builds
+from replay_build_service.content import Contents
 from replay_build_service.domain import (
     Build,
     BuildId,
@@ -11,6 +13,7 @@ from replay_build_service.domain import (
     LaunchId,
     LaunchState,
     Phase,
+    ResolvedRef,
     RunnableImage,
     launch_stream,
 )
@@ -23,6 +26,10 @@ MOST_BUILDS = 5
 """How many builds a launch waits for, one after the other, where others cancel each while it joins."""
 
 
+LOOK_SECONDS = 2.0
+"""How often it is looked whether somebody still waits for a content that is being fetched."""
+
+
 class AwaitingStore(MovesLaunches, Protocol):
     """What waiting asks of the database; see `replay_build_service.db.Store`."""
 
@@ -33,8 +40,9 @@ class AwaitingStore(MovesLaunches, Protocol):
 class Awaiting:
     """Builds as launches wait for them."""
 
-    def __init__(self, store: AwaitingStore, builds: Builds, feed: EventFeed) -> None:
+    def __init__(self, store: AwaitingStore, builds: Builds, feed: EventFeed, contents: Contents) -> None:
         self._store = store
+        self._contents = contents
         self._builds = builds
         self._feed = feed
 
@@ -59,10 +67,27 @@ class Awaiting:
             was_joined = build_id != launch.build_id and not self._builds.is_ending
             if build.status is not BuildStatus.CANCELLED or not was_joined or not builds_left:
                 raise BuildFailed(_failure_of(build))
-            if not await self._is_building(launch.id):
+            if not await self._is_in(launch.id, LaunchState.BUILDING):
                 return None
             build_id = None
         raise AssertionError("the last build ends with an image or an error")
+
+    async def content_for(self, launch: Launch, content: ResolvedRef) -> bool:
+        """See to it that the content is there; false where the launch was given up meanwhile, which ends the fetch.
+
+        Raises as `Contents.ready`.
+        """
+        fetching = asyncio.ensure_future(self._contents.ready(content))
+        try:
+            while not fetching.done():
+                await asyncio.wait({fetching}, timeout=LOOK_SECONDS)
+                if not await self._is_in(launch.id, LaunchState.STARTING):
+                    return False
+            await fetching
+        finally:
+            fetching.cancel()
+            await asyncio.gather(fetching, return_exceptions=True)
+        return True
 
     async def cancel_unwanted(self, launch_id: LaunchId) -> None:
         """After a launch was given up: end the build that it waited for, where nobody else waits for it."""
@@ -80,9 +105,9 @@ class Awaiting:
             self._feed.notify(launch_stream(launch.id))
         return is_waiting
 
-    async def _is_building(self, launch_id: LaunchId) -> bool:
+    async def _is_in(self, launch_id: LaunchId, state: LaunchState) -> bool:
         launch = await self._store.get_launch(launch_id)
-        return launch is not None and launch.state is LaunchState.BUILDING
+        return launch is not None and launch.state is state
 
     async def _cancel_if_unwanted(self, build_id: BuildId) -> None:
         if not await self._store.launches_waiting_for(build_id):

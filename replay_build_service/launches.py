@@ -100,7 +100,7 @@ class Launches:
         self._feed = feed
         self._tasks = tasks
         self._starts = Starts(store, hub, feed, builds.doubt)
-        self._awaiting = Awaiting(store, builds, feed)
+        self._awaiting = Awaiting(store, builds, feed, contents)
         self.resolving = Resolving(store, providers, builds)
         self.lifetimes = Lifetimes(store, hub, feed)
         self.endings = Endings(store)
@@ -360,10 +360,16 @@ class Launches:
             if not moved:
                 return
             server = None
-        if launch.content is not None:
+        if launch.content is not None and launch.consumed_at is None:
             at = f"{launch.content.repository.short} at {launch.content.version[:12]}"
             await self._say(launch.id, Phase.LAUNCHING, f"Fetching {at}, which goes into a folder of your session.")
-            await self.contents.ready(launch.content)
+            try:
+                if not await self._awaiting.content_for(launch, launch.content):
+                    return
+            except ReplayError as error:
+                # It says nothing against the image.
+                await self._starts.fail(launch.id, error.sentence, doubts_image=False)
+                return
             server = None
         await self._starts.start(launch, server)
 

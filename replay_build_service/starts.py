@@ -210,7 +210,7 @@ class Starts:
             await self._hub.stop(user, server_name)
         await self._until_stopped(user, server_name)
 
-    async def fail(self, launch_id: LaunchId, sentence: str) -> None:
+    async def fail(self, launch_id: LaunchId, sentence: str, *, doubts_image: bool = True) -> None:
         """End a launch that did not become a server, and say why."""
         active = {LaunchState.BUILDING, LaunchState.STARTING}
         event = phase_event(Phase.FAILED, sentence)
@@ -219,7 +219,7 @@ class Starts:
             metrics.launch_failed()
             self._feed.notify(launch_stream(launch_id))
             launch = await self._store.get_launch(launch_id)
-            if launch is not None and launch.image is not None:
+            if doubts_image and launch is not None and launch.image is not None:
                 self._doubt(launch.image)
 
     async def _is_settled(self, launch: Launch) -> bool:

@@ -23,7 +23,7 @@ from replay_spawner.plans import HUB_LABEL, LAUNCH_LABEL, launch_in
 from replay_spawner.sweeping import Place, mark_of_hub, sweep_with
 from replay_spawner.usage import Usage
 
-LAUNCH_OPTIONS = frozenset({"launch", "repo", "vo", "urlpath"})
+LAUNCH_OPTIONS = frozenset({"launch", "repo", "vo", "urlpath", "content"})
 """The user options that are Replay's; all others stay the admin's."""
 
 _NAMING = frozenset({"launch", "repo"})
@@ -207,6 +207,12 @@ class ReplayMixin(Spawner):
         launch, repo = self._text("launch", launch), self._text("repo", repo)
         if launch is not None and not _LAUNCH_ID.fullmatch(launch):
             raise self.refusal(403, "There is no such launch of yours. Open the repository's link again.")
+        if repo is not None and user_options.get("content"):
+            raise self.refusal(
+                400,
+                "A server started by the hub's API cannot be given a second repository (content). POST it to the Replay service's "
+                "api/launches, or open the link.",
+            )
         vo, urlpath = (self._text(name, user_options.get(name)) for name in ("vo", "urlpath"))
         try:
             request = PlanRequest(

@@ -25,4 +25,5 @@ def make_contents(settings: ServiceSettings, state: Path, builder: Builder) -> C
         limit=limit,
         kept=cast(int, settings.contents_kept),
         seconds=seconds,
+        free_disk=cast(int, settings.build_free_disk),
     )

@@ -25,12 +25,15 @@ from replay_build_service.builders.detached.failures import Unbuildable, duratio
 from replay_build_service.builders.detached.processes import become_reaper, end_descendants
 from replay_build_service.builders.detached.sources import fetch_sources
 from replay_build_service.builders.detached.terminal_text import plain_text, safe_line
-from replay_build_service.builders.detached.trees import remove_tree
+from replay_build_service.builders.detached.trees import is_deeper, remove_tree
 from replay_build_service.contents.instructions import SAYS, VARIABLE, ContentInstructions
-from replay_build_service.domain import Phase
+from replay_build_service.domain import FailureReason, Phase
 
 _MUCH = 1500
 """Characters of a sentence. A container's termination message may have 4096 bytes."""
+
+_MOST_LEVELS = 64
+"""As of records: see `replay_build_service.sources.paths`."""
 
 _ATTEMPTS = 3
 """At removing what there is: a thread that was interrupted may still have written one file more."""
@@ -82,6 +85,7 @@ async def _fetched(told: ContentInstructions) -> str:
             _make_room(scratch)
             files = scratch / "files"
             await fetch_sources(told.url, told.version, files, told.outgoing_rules, told.limit, _Output(scratch))
+            _refuse_depth(files)
             _take_place(files, folder)
     except TimeoutError:
         return f"The content did not come within {duration(told.seconds)}, which is the limit here. Try again later."
@@ -97,6 +101,14 @@ async def _fetched(told: ContentInstructions) -> str:
         end_descendants()
         _clear(scratch)
     return ""
+
+
+def _refuse_depth(files: Path) -> None:
+    """Whatever copies it into a session may not go that deep."""
+    if is_deeper(files, _MOST_LEVELS):
+        raise Unbuildable(
+            FailureReason.FETCH, f"Its folders are more than {_MOST_LEVELS} levels deep, which is the limit here."
+        )
 
 
 def _make_room(scratch: Path) -> None:

@@ -6,17 +6,22 @@ import asyncio
 import hashlib
 import logging
 import os
+import secrets
 import shutil
 import sys
 import time
-from contextlib import suppress
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from weakref import WeakValueDictionary
 
+from cachetools import TTLCache
+
+from replay_build_service.builders.detached.trees import remove_tree
 from replay_build_service.content_schemas import ContentModel
 from replay_build_service.contents.instructions import MODULE, VARIABLE, ContentInstructions
 from replay_build_service.domain import ResolvedRef
-from replay_build_service.errors import BadLink, SourceFault
+from replay_build_service.errors import BadLink, ReplayError, SourceFault
 from replay_build_service.outgoing import OutgoingRules
 
 log = logging.getLogger(__name__)
@@ -33,30 +38,77 @@ _MOST_SAID = 64 * 1024
 _AT_ONCE = 4
 """Fetches."""
 
+_QUEUE_SECONDS = 120.0
+"""How long one waits for its turn."""
+
+_END_SECONDS = 10.0
+"""How long it may take to clear up."""
+
+_FAILED_SECONDS = 30.0
+"""For so long what could not be had is not tried again."""
+
+_MOST_FAILED = 1000
+
 
 class FolderContents:
     """The contents of one service, each in a folder named after what it holds."""
 
-    def __init__(self, folder: Path, rules: OutgoingRules, *, limit: int, kept: int, seconds: float) -> None:
-        """``limit``: bytes of one; ``kept``: bytes of all that are kept for the next time; ``seconds`` that a fetch may take."""
+    def __init__(
+        self, folder: Path, rules: OutgoingRules, *, limit: int, kept: int, seconds: float, free_disk: int
+    ) -> None:
+        """``limit``: bytes of one; ``kept``: bytes of all that are kept for the next time; ``seconds`` that a fetch may take;
+        ``free_disk``: bytes that stay free on the disk."""
         self._folder = folder
         self._rules = rules.to_json()
         self._limit = limit
         self._kept = kept
         self._seconds = seconds
+        self._free_disk = free_disk
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._failed: TTLCache[str, ReplayError] = TTLCache(_MOST_FAILED, _FAILED_SECONDS)
         self._places = asyncio.Semaphore(_AT_ONCE)
 
     async def ready(self, content: ResolvedRef) -> None:
         """Fetch it, unless it is here. One fetch for all who wait. Raises `BadLink` and `SourceFault`."""
         place = self._place(content)
-        lock = self._locks.setdefault(place.name, asyncio.Lock())
-        async with lock:
+        async with self._lock_of(place):
             if await asyncio.to_thread(_is_used_now, place):
                 return
-            async with self._places:
-                await self._fetch(content, place)
-        await asyncio.to_thread(self._tidy)
+            if (failed := self._failed.get(place.name)) is not None:
+                raise failed
+            try:
+                async with self._room():
+                    await self._fetch(content, place)
+            except ReplayError as error:
+                self._failed[place.name] = error
+                raise
+            await asyncio.to_thread(_is_used_now, place)
+        await self._tidy()
+
+    def _lock_of(self, place: Path) -> asyncio.Lock:
+        return self._locks.setdefault(place.name, asyncio.Lock())
+
+    @asynccontextmanager
+    async def _room(self) -> AsyncGenerator[None]:
+        """One of the places, and disk for what comes. Raises `SourceFault` where there is none in time."""
+        try:
+            async with asyncio.timeout(_QUEUE_SECONDS):
+                await self._places.acquire()
+        except TimeoutError as error:
+            raise SourceFault(
+                "Too many contents are being fetched at this moment. Try again in a few minutes."
+            ) from error
+        try:
+            await asyncio.to_thread(self._folder.mkdir, mode=0o700, parents=True, exist_ok=True)
+            usage = await asyncio.to_thread(shutil.disk_usage, self._folder)
+            if usage.free < self._limit + self._free_disk:
+                log.error("No content is fetched: %s has %d bytes left", self._folder, usage.free)
+                raise SourceFault(
+                    "The disk of the build service is too full to fetch a content. Tell those who run it."
+                )
+            yield
+        finally:
+            self._places.release()
 
     def given(self, content: ResolvedRef) -> ContentModel:
         """With the folder, which is copied into the session."""
@@ -73,7 +125,6 @@ class FolderContents:
         return self._folder / hashlib.sha256(what.encode()).hexdigest()
 
     async def _fetch(self, content: ResolvedRef, place: Path) -> None:
-        await asyncio.to_thread(self._folder.mkdir, mode=0o700, parents=True, exist_ok=True)
         told = ContentInstructions(
             url=content.fetch_url,
             version=content.version,
@@ -84,41 +135,75 @@ class FolderContents:
         )
         environment = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", VARIABLE: told.to_json()}
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", MODULE,
+            sys.executable, "-P", "-m", MODULE,
             env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
-        said = b""
         try:
             async with asyncio.timeout(self._seconds + _OVERTIME):
-                while chunk := await process.stdout.read(_MOST_SAID):  # pyright: ignore[reportOptionalMemberAccess] - it is a pipe
-                    said = (said + chunk)[-_MOST_SAID:]
-                status = await process.wait()
+                said = await _said_by(process)
         except TimeoutError as error:
             raise SourceFault(f"{content.repository.short} could not be fetched in time. Try again later.") from error
         finally:
-            if process.returncode is None:
-                with suppress(ProcessLookupError):
-                    process.terminate()
-                await process.wait()
-        if status != 0:
+            await _end(process)
+        if process.returncode != 0:
             lines = said.decode("utf8", "replace").strip().splitlines()
-            log.warning("%s at %s could not be fetched: %s", content.fetch_url, content.version, lines[-1:])
-            sentence = (
-                lines[-1] if status == 1 and lines else "Try again; if it happens again, tell the administrators."
-            )
+            log.warning("%s at %s could not be fetched: %r", content.fetch_url, content.version, lines[-1:])
+            is_told = process.returncode == 1 and lines
+            sentence = lines[-1] if is_told else "Try again; if it happens again, tell the administrators."
             raise BadLink(f"{content.repository.short} could not be fetched into your session. {sentence}")
 
-    def _tidy(self) -> None:
-        """Remove what was used longest ago, until the others are no more than may be kept. Blocking."""
+    async def _tidy(self) -> None:
+        """Remove what was used longest ago, until the others are no more than may be kept. No launch depends on it."""
+        try:
+            for place in await asyncio.to_thread(self._too_much):
+                async with self._lock_of(place):
+                    await asyncio.to_thread(self._remove, place)
+        except OSError:
+            log.exception("Contents below %s could not be tidied", self._folder)
+
+    def _too_much(self) -> list[Path]:
         found = sorted(((_used_at(place), place) for place in self._folder.iterdir()), reverse=True)
-        total = 0
-        for used_at, place in found:
+        total, unwanted = 0, list[Path]()
+        for _, place in found:
             total += _size_of(place)
             # What has a second name after its own was left by a fetch that was killed.
-            is_wanted = total <= self._kept and not place.suffix
-            if not is_wanted and used_at < time.time() - GRACE_SECONDS:
-                log.info("The content %s makes room", place.name)
-                shutil.rmtree(place, ignore_errors=True)
+            if (total > self._kept or place.suffix) and not self._is_promised(place):
+                unwanted.append(place)
+        return unwanted
+
+    def _is_promised(self, place: Path) -> bool:
+        return _used_at(place) > time.time() - GRACE_SECONDS - self._seconds
+
+    def _remove(self, place: Path) -> None:
+        """Under its own name there is never a part of it."""
+        if self._is_promised(place):
+            return
+        log.info("The content %s makes room", place.name)
+        leaving = place.with_name(f"{place.name}.part-{secrets.token_hex(8)}")
+        place.rename(leaving)
+        remove_tree(leaving)
+
+
+async def _said_by(process: asyncio.subprocess.Process) -> bytes:
+    """The last of what it prints, once it has ended."""
+    said = b""
+    while chunk := await process.stdout.read(_MOST_SAID):  # pyright: ignore[reportOptionalMemberAccess] - it is a pipe
+        said = (said + chunk)[-_MOST_SAID:]
+    await process.wait()
+    return said
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """It removes what it has made, where it is let."""
+    if process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        async with asyncio.timeout(_END_SECONDS):
+            await _said_by(process)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
 
 
 def _is_used_now(place: Path) -> bool:

@@ -113,7 +113,8 @@ class Sessions:
         launch = session.launch
         if launch.state.is_final:
             return session
-        subject = f"{launch.user}: {launch.resolved.repository.short} ({launch.id})"
+        also = f" with {launch.content.repository.short}" if launch.content else ""
+        subject = f"{launch.user}: {launch.resolved.repository.short}{also} ({launch.id})"
         await self._store.put_on_record(Decision(manager.vo, manager.name, Action.STOP_SESSION, subject, why))
         told = f"A manager of {launch.vo} stopped this session{f': {why}' if why else '.'}"
         try:

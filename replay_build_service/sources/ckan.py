@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from pydantic import BaseModel, Field, field_validator
 
@@ -33,6 +33,7 @@ _API_URL = re.compile(
     r"(?P<portal>https?://[A-Za-z0-9.:\[\]_~/-]+)/api/3/action/(?:package_show\?id=(?P<name>[A-Za-z0-9_-]{2,100})"
     r"|activity_data_show\?id=(?P<activity>[A-Za-z0-9_-]{2,100})&object_type=package)"
 )
+_ASCII = "".join(map(chr, range(0x21, 0x7F)))
 _HASHES = {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}
 
 
@@ -193,8 +194,15 @@ def _remote(ask: Asker, portal: str, resources: Sequence[_Resource]) -> tuple[tu
         if origin != Origin.of_url(portal) and not ask.may_ask(resource.url):
             refused.append(origin.host)
         else:
-            files.append(RemoteFile(path, resource.url, _size(resource), _checksum(resource)))
+            files.append(RemoteFile(path, _encoded(origin, resource.url), _size(resource), _checksum(resource)))
     return tuple(files), refused
+
+
+def _encoded(origin: Origin, url: str) -> str:
+    """The address as it is asked for: portals write letters of all scripts in it."""
+    parts = urlsplit(url)
+    rest = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return f"{origin.scheme}://{origin.netloc}{quote(rest, safe=_ASCII)}"
 
 
 def _named(resources: Sequence[_Resource]) -> Iterator[tuple[str, _Resource]]:

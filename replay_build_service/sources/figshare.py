@@ -63,6 +63,8 @@ class _FoundList(RootModel[list[_Found]]):
 
 
 class _Article(_Found):
+    # It becomes the record's address, by which policies know it. Without any, the article's number stands for it.
+    doi: str | None = Field(default="", pattern=r"^(|10\.[0-9]{4,9}/[!-~]{1,200})$")
     title: str | None = ""
     version: int = Field(ge=1, lt=10**6)
     files: list[_File] = Field(default_factory=list[_File])

@@ -136,7 +136,11 @@ def _remote(address: str, files: Sequence[_File]) -> tuple[RemoteFile, ...]:
     """The addresses are put together here; what is taken from an answer's is the path below the resource's contents alone."""
     found: list[RemoteFile] = []
     for file in files:
-        _, contents, path = unquote(urlsplit(file.url).path).partition(_CONTENTS)
+        try:
+            address_of_it = urlsplit(file.url).path
+        except ValueError:
+            address_of_it = ""
+        _, contents, path = unquote(address_of_it).partition(_CONTENTS)
         if not contents or not path.strip("/"):
             raise SourceFault("HydroShare's answer was not understood: a file has no path. Try again later.")
         path = path.strip("/")

@@ -24,7 +24,7 @@ class LaunchesApi(ApiHandler):
         except ValidationError as error:
             self.site.launch_limit.take(self.person.name)
             raise web.HTTPError(400, first_problem(error)) from error
-        await self.take(self.site.launch_limit, request.repo)
+        await self.take(self.site.launch_limit, request.repo, request.content)
         launch = await self.site.launches.create(self.person, Wish(**request.model_dump()))
         self.write_json(LaunchModel.of(launch, self.site.base_url), 201)
 

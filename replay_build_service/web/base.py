@@ -129,12 +129,15 @@ class PlainHandler(web.RequestHandler):
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Referrer-Policy", "same-origin")
 
-    async def take_of(self, limit: RateLimit, person: Person, repo: str) -> None:
-        """Count a request about a repository. Raises 429 where there were too many, but for those of an event that is on."""
+    async def take_of(self, limit: RateLimit, person: Person, repo: str, content: str | None = None) -> None:
+        """Count a request about a repository. Raises 429 where there were too many, but for those of an event that is on.
+
+        An event's repository with another one's files is no event's.
+        """
         try:
             limit.take(person.name)
         except web.HTTPError:
-            if not await self.site.launches.permissions.is_prepared_for(person, repo):
+            if content or not await self.site.launches.permissions.is_prepared_for(person, repo):
                 raise
 
     def write_json(self, model: Any, status: int = 200) -> None:
@@ -229,9 +232,9 @@ class HubHandler(HubOAuthenticated, PlainHandler):  # pyright: ignore[reportInco
         model = cast("dict[str, object] | None", self.current_user)
         return model is not None and model.get("admin") is True
 
-    async def take(self, limit: RateLimit, repo: str) -> None:
+    async def take(self, limit: RateLimit, repo: str, content: str | None = None) -> None:
         """Count a request of this person's about a repository. Raises as `PlainHandler.take_of`."""
-        await self.take_of(limit, self.person, repo)
+        await self.take_of(limit, self.person, repo, content)
 
     def ask_to_log_in(self) -> None:
         """What somebody gets whom the hub does not know."""

@@ -123,9 +123,10 @@ class LinkPage(_ConsentHandler):
     async def get(self, text: str) -> None:
         # The path as it came, since what follows /v2/ may hold encoded slashes.
         raw = self.request.path.split("/v2/", 1)[1]
-        await self.take(self.site.look_limit, raw)
+        content = content_of(self.request.query)
+        await self.take(self.site.look_limit, raw, content)
         urlpath = safe_urlpath(urlpath_of(self.request.query))
-        consent = await self.site.launches.consent(self.person, raw, content_of(self.request.query))
+        consent = await self.site.launches.consent(self.person, raw, content)
         if on_its_way := _on_its_way(consent):
             self.redirect(f"{self.site.base_url}launches/{on_its_way.id}")
             return
@@ -186,7 +187,8 @@ class LaunchForm(_ConsentHandler):
 
     async def post(self) -> None:
         repo = self.get_body_argument("repo")
-        await self.take(self.site.launch_limit, repo)
+        content = self.get_body_argument("content", None) or None
+        await self.take(self.site.launch_limit, repo, content)
         vo = self.get_body_argument("vo", None) or None
         wish = Wish(
             repo=repo,
@@ -195,8 +197,8 @@ class LaunchForm(_ConsentHandler):
             version=self.get_body_argument("version"),
             features=tuple(self.get_body_arguments(f"feature:{vo}")[:MOST_FEATURES]),
             terms=self.get_body_argument(f"terms:{vo}", None),
-            content=self.get_body_argument("content", None) or None,
-            content_version=self.get_body_argument("content_version", None) or None,
+            content=content,
+            content_version=self.get_body_argument("content_version") if content else None,
         )
         try:
             launch = await self.site.launches.create(self.person, wish)

@@ -1,18 +1,28 @@
 """`BringingDockerSpawner`: what is brought into a session's container beside its image."""
 
+import asyncio
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 from replay_build_service.schemas import ImageModel, LaunchPlan
 from replay_spawner import images
 from replay_spawner.docker.engine import AskingDockerSpawner, text_in
-from replay_spawner.docker.files import content_of, put, put_folder
+from replay_spawner.docker.files import content_of, is_there, put, put_folder
 from replay_spawner.features.base import SessionFile
 from replay_spawner.sessions import SessionMixin
+
+COPIES_AT_ONCE = 2
+"""Contents on their way into containers, of all sessions of this hub."""
 
 
 class BringingDockerSpawner(SessionMixin, AskingDockerSpawner):  # pyright: ignore[reportIncompatibleMethodOverride] - the mixin hands on what DockerSpawner returns
     """Puts files into containers, before they start and while they run."""
+
+    _copiers: ClassVar[ThreadPoolExecutor] = ThreadPoolExecutor(COPIES_AT_ONCE, thread_name_prefix="content")
+    """A large folder takes long: threads that ask the engine are not for that."""
 
     async def bring_content(self, plan: LaunchPlan, image: ImageModel) -> None:
         """Put the plan's content, if there is one, into its folder of a container that was not started yet.
@@ -22,12 +32,23 @@ class BringingDockerSpawner(SessionMixin, AskingDockerSpawner):  # pyright: igno
         content = plan.content
         if content is None:
             return
-        self._refuse_content(content, images.top_level_of(image))
-        source, home, owner = Path(str(content.folder)), images.home_of(image), await self._owner()
+        home = images.home_of(image)
+        if not home.strip("/"):
+            raise self.refusal(
+                422, "This environment's image has no home folder of its own that files could be brought into."
+            )
+        self._refuse_content(content, images.top_level_of(plan.container))
+        name, folder, owner = str(self.object_name), f"{home}/{content.name}", await self._owner()
+        if await self._in_thread(lambda client: is_there(client, name, folder)):
+            # Also where the home is a link to somewhere else, and whatever is there is not the repository's.
+            self._refuse_content(content, {content.name})
         self._steps.tell(70, f"Copying {content.repository} into the session")
-        await self._in_thread(
-            lambda client: put_folder(client, str(self.object_name), source, f"{home}/{content.name}", owner),
-        )
+        has_ended, source = threading.Event(), Path(str(content.folder))
+        copying = self._copiers.submit(lambda: put_folder(self.client, name, source, folder, owner, has_ended.is_set))
+        try:
+            await self._answer(asyncio.wrap_future(copying), None)
+        finally:
+            has_ended.set()
 
     async def deliver(self, files: Sequence[SessionFile]) -> None:
         """Into the session's container, whether it runs or not. Raises `EngineSilent`, docker-py's `APIError`."""

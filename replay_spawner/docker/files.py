@@ -4,17 +4,21 @@ The engine follows the container's own links, and only inside it; so nothing her
 """
 
 import io
+import os
 import tarfile
-import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from docker.errors import NotFound
 
 from replay_spawner.features.base import SessionFile
 from replay_spawner.features.places import path_in_session
+
+_CHUNK = 1024 * 1024
 
 MOST_BYTES = 2 * 1024 * 1024
 """Of a file that is read back."""
@@ -45,32 +49,42 @@ def _put_in(client: Any, container: str, folder: str, files: Sequence[SessionFil
             return
 
 
-def put_folder(client: Any, container: str, source: Path, folder: str, owner: int) -> None:
-    """Put a folder of this machine into a container as ``folder``, all of it ``owner``'s. Raises as docker-py does, and `OSError`.
+def is_there(client: Any, container: str, path: str) -> bool:
+    """Whether a container has anything of that name. Raises as docker-py does."""
+    try:
+        chunks, _ = client.get_archive(container, path)
+    except NotFound:
+        return False
+    chunks.close()
+    return True
 
-    Links are links there, too, wherever they lead.
+
+def put_folder(
+    client: Any, container: str, source: Path, folder: str, owner: int, has_ended: Callable[[], bool]
+) -> None:
+    """Put a folder of this machine into a container as ``folder``, all of it ``owner``'s; what that is in has to be there.
+
+    Links are links there, too, wherever they lead. Raises as docker-py does, `OSError`, and `EOFError` once it ``has_ended``.
     """
     there, _, name = folder.rpartition("/")
-    parts = [name]
-    with tempfile.TemporaryFile() as packed:
-        while True:
-            packed.seek(0)
-            packed.truncate()
-            _pack(packed, source, parts, owner)
-            packed.seek(0)
-            try:
-                client.put_archive(container, there or "/", packed)
-            except NotFound as error:
-                if there in {"", "/"} or "no such container" in str(error.explanation).lower():
-                    raise
-                there, _, part = there.rpartition("/")
-                parts = [part, *parts]
-            else:
-                return
+    reading, writing = os.pipe()
+    packer = ThreadPoolExecutor(1, thread_name_prefix="packing")
+    with os.fdopen(reading, "rb") as packed:
+        packing = packer.submit(_pack, writing, source, name, owner)
+        packer.shutdown(wait=False)
+
+        def chunks() -> Iterator[bytes]:
+            while chunk := packed.read(_CHUNK):
+                if has_ended():
+                    raise EOFError(f"{container} is not wanted any more")
+                yield chunk
+            packing.result()
+
+        client.put_archive(container, there, chunks())
 
 
-def _pack(packed: IO[bytes], source: Path, parts: Sequence[str], owner: int) -> None:
-    """In whatever depth, which is up to whoever made the folder."""
+def _pack(writing: int, source: Path, name: str, owner: int) -> None:
+    """In whatever depth."""
 
     def owned(member: tarfile.TarInfo) -> tarfile.TarInfo:
         member.uid = member.gid = owner
@@ -78,15 +92,14 @@ def _pack(packed: IO[bytes], source: Path, parts: Sequence[str], owner: int) -> 
         member.mode |= 0o700 if member.isdir() else 0o600
         return member
 
-    with tarfile.open(fileobj=packed, mode="w") as archive:
-        for depth in range(1, len(parts)):
-            _add(archive, "/".join(parts[:depth]), None, 0o755, owner)
-        waiting = [(source, "/".join(parts))]
+    # Whoever reads may have given up, which is told where it reads.
+    with suppress(BrokenPipeError), os.fdopen(writing, "wb") as out, tarfile.open(fileobj=out, mode="w|") as archive:
+        waiting = [(source, name)]
         while waiting:
-            path, name = waiting.pop()
-            archive.add(path, name, recursive=False, filter=owned)
+            path, its_name = waiting.pop()
+            archive.add(path, its_name, recursive=False, filter=owned)
             if path.is_dir() and not path.is_symlink():
-                waiting.extend((one, f"{name}/{one.name}") for one in path.iterdir())
+                waiting.extend((one, f"{its_name}/{one.name}") for one in path.iterdir())
 
 
 def _archive(folders: Sequence[str], files: Sequence[SessionFile], owner: int) -> bytes:

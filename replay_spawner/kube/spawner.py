@@ -41,8 +41,8 @@ from replay_spawner.usage import Usage, within_time
 
 _BY_DIGEST = re.compile(r"[A-Za-z0-9\[][A-Za-z0-9._:/\[\]-]*@sha256:[0-9a-f]{64}")
 
-_OF_THE_LAUNCH = tuple(f"REPLAY_{name}" for name in ["LAUNCH", "LINK", "REPOSITORY", "COMMIT", "IMAGE", "BUILD", "VO"])
-"""The mixin's variables."""
+_OF_THE_LAUNCH = "REPLAY_"
+"""What the mixin's variables begin with."""
 
 
 class ReplayKubeSpawner(SessionMixin, FollowingKubeSpawner):  # pyright: ignore[reportIncompatibleMethodOverride] - the mixin hands on what KubeSpawner returns
@@ -220,7 +220,9 @@ class ReplayKubeSpawner(SessionMixin, FollowingKubeSpawner):  # pyright: ignore[
         env: dict[str, str] = super().get_env()
         if self.plan is None:
             return env
-        plans = session_environment(self.plan) | {name: env[name] for name in _OF_THE_LAUNCH}
+        plans = session_environment(self.plan) | {
+            name: value for name, value in env.items() if name.startswith(_OF_THE_LAUNCH)
+        }
         plans |= self.feature_environment()
         return OUTSIDE_THE_HOME | env | {name: pods.literal(value) for name, value in plans.items()}
 

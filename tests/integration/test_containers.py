@@ -95,6 +95,22 @@ class TestWhatRuns:
             lambda: not container_engine.docker("ps", "-aq", "--filter", f"id={container['Id']}"),
             "the container is gone",
         )
+        if kind != "Dockerfile":
+            taken = site.repository("marker", {"marker.py": "VALUE = 'another'\n"})
+            assert "repository has a “marker” of its own" in ada.launch_and_fail(repo, content=taken.spec)
+
+    @pytest.mark.parametrize("home", ["/", "/link"])
+    def test_the_files_of_a_second_repository_take_no_place_of_the_systems(
+        self, container_site: Site, image_registry: RegistryServer, home: str
+    ) -> None:
+        site = container_site
+        name = f"at-{home.strip('/') or 'root'}"
+        lines = ("RUN ln -s / /link && useradd --uid 4321 --no-create-home eve", f"ENV HOME={home}", "WORKDIR /tmp")
+        repo = site.repository(name, {"Dockerfile": notebook_image(image_registry, *lines) + "USER eve\n"})
+        system = site.repository("etc", {"passwd": "eve:x:0:0::/:/bin/sh\n"})
+        told = site.client(ADA).launch_and_fail(repo, content=system.spec)
+        assert ("no home folder of its own" if home == "/" else "has a “etc” of its own") in told
+        assert site.server(ADA) is None
 
     def test_a_changed_recipe_is_a_new_image_and_the_old_one_still_runs(
         self, new_container_site: Callable[..., Site], container_engine: ContainerEngine, image_registry: RegistryServer

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import stamina
 
 from demo.git_server import GitServer
 from replay_build_service.contents.folders import GRACE_SECONDS, FolderContents
 from replay_build_service.domain import ResolvedRef
-from replay_build_service.errors import BadLink
+from replay_build_service.errors import BadLink, SourceFault
 from replay_build_service.links import Repository, RepoSpec
 from replay_build_service.outgoing import OutgoingRules
 from tests.site import Repo, make_repository
@@ -28,9 +29,11 @@ def forge(tmp_path: Path) -> Iterator[GitServer]:
         yield server
 
 
-def contents_in(folder: Path, forge: GitServer, *, limit: int = MIB, kept: int = 10 * MIB) -> FolderContents:
+def contents_in(
+    folder: Path, forge: GitServer, *, limit: int = MIB, kept: int = 10 * MIB, free_disk: int = 0
+) -> FolderContents:
     rules = OutgoingRules(exempt_origins=frozenset({forge.url.rstrip("/")}))
-    return FolderContents(folder, rules, limit=limit, kept=kept, seconds=60)
+    return FolderContents(folder, rules, limit=limit, kept=kept, seconds=60, free_disk=free_disk)
 
 
 def content_at(repo: Repo) -> ResolvedRef:
@@ -82,10 +85,44 @@ async def test_what_was_used_longest_ago_makes_room_but_nothing_that_was_just_pr
     assert [folder.is_dir() for folder in folders] == [True, True, False], "both were just promised"
     left = tmp_path / "contents" / f"{folders[0].name}.part-0"
     left.mkdir()
-    long_ago = time.time() - 2 * GRACE_SECONDS
+    long_ago = time.time() - 2 * GRACE_SECONDS - 60
     for folder in (*folders[:2], left):
         os.utime(folder, (long_ago, long_ago))
     await contents.ready(second)
     await contents.ready(third)
     assert [folder.is_dir() for folder in folders] == [False, True, True]
     assert not left.exists(), "what a killed fetch left goes, too"
+
+
+async def test_a_full_disk_and_a_tree_that_is_too_deep_are_told(forge: GitServer, tmp_path: Path) -> None:
+    notes = a_repository(forge, tmp_path, "notes")
+    with pytest.raises(SourceFault, match="The disk of the build service is too full"):
+        await contents_in(tmp_path / "contents", forge, free_disk=10**15).ready(notes)
+    deep = content_at(
+        make_repository(forge, tmp_path / "work" / "deep", "deep", {"/".join(["d"] * 80) + "/a.txt": "a"})
+    )
+    with pytest.raises(BadLink, match="more than 64 levels deep"):
+        await contents_in(tmp_path / "contents", forge).ready(deep)
+    assert list((tmp_path / "contents").iterdir()) == []
+
+
+async def test_a_fetch_that_nobody_waits_for_any_more_ends_and_one_that_failed_is_not_tried_at_once(
+    forge: GitServer, tmp_path: Path
+) -> None:
+    contents, notes = contents_in(tmp_path / "contents", forge), a_repository(forge, tmp_path, "notes")
+    waiting = asyncio.ensure_future(contents.ready(notes))
+    async for attempt in stamina.retry_context(on=AssertionError, timeout=20, wait_max=0.02, attempts=None):
+        with attempt:
+            assert list(tmp_path.glob("contents/*.part-*"))
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert list((tmp_path / "contents").iterdir()) == []
+    await contents.ready(notes)
+    gone, bare = a_repository(forge, tmp_path, "gone"), forge.root / "gone.git"
+    hidden = bare.rename(forge.root / "hidden.git")
+    for _ in range(2):
+        with pytest.raises(BadLink, match=r"gone could not be fetched into your session\. "):
+            await contents.ready(gone)
+        # It is there again, and not asked for once more within half a minute.
+        hidden = hidden.rename(bare)

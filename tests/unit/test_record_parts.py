@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replay_build_service.errors import BadLink, OriginRefused, SourceFault
+from replay_build_service.outgoing import Origin
 from replay_build_service.sources import ckan
 from replay_build_service.sources.all_sources import SOURCES
 from replay_build_service.sources.base import PreparingSource, RecordSource
@@ -87,6 +88,22 @@ def test_an_address_of_a_dataset_is_one_that_can_be_listed_or_our_own_error(loca
     match = ckan._API_URL.fullmatch(dataset.api_url)
     assert match is not None
     assert (match["portal"], match["activity"]) == (dataset.portal, dataset.activity)
+
+
+@pytest.mark.parametrize(
+    ("url", "asked"),
+    [
+        ("https://example.org/a%20b.csv?x=1&y=%C3%BC", "https://example.org/a%20b.csv?x=1&y=%C3%BC"),
+        (
+            "https://bücher.example:8443/größe.csv?x=ü#part",
+            "https://xn--bcher-kva.example:8443/gr%C3%B6%C3%9Fe.csv?x=%C3%BC",
+        ),
+        ("http://[::1]//x", "http://[::1]//x"),
+        ("https://example.org", "https://example.org/"),
+    ],
+)
+def test_an_address_with_letters_of_any_script_is_asked_for_in_ascii(url: str, asked: str) -> None:
+    assert ckan._encoded(Origin.of_url(url), url) == asked
 
 
 def test_each_source_is_in_the_table_under_its_own_name() -> None:
