@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from replay_build_service.schemas import ImageModel
+from replay_build_service.schemas import ImageModel, LaunchPlan
 
 HOME_OF_NOBODY = "/tmp"  # noqa: S108 - the one folder that images have and everybody may write to; it is the container's own
 """``HOME`` where the image's user is a bare number that no account of the image has: it would be ``/``, which is root's."""
@@ -71,6 +71,12 @@ def home_of(image: ImageModel | None) -> str:
     # Neither an engine's mounts nor a cluster's take a colon, and what is no plain path is nobody's home.
     is_usable = home.startswith("/") and ":" not in home and ".." not in home.split("/")
     return home.rstrip("/") if is_usable else ""
+
+
+def top_level_with_content(plan: LaunchPlan) -> frozenset[str] | None:
+    """What a session has where it begins, by names: its image's repository's, and the content. None where that is not known."""
+    known = top_level_of(plan.container)
+    return known if known is None or plan.content is None else known | {plan.content.name}
 
 
 def top_level_of(image: ImageModel | None) -> frozenset[str] | None:

@@ -114,7 +114,7 @@ class ReplayDockerSpawner(BringingDockerSpawner):
             )
         if plan.container is not None:
             self._refuse_root(plan.container)
-        await self._prepare_features(plan, images.home_of(plan.container), images.top_level_of(plan.container))
+        await self._prepare_features(plan, images.home_of(plan.container), images.top_level_with_content(plan))
         self._apply(plan)
         image = await self._make_container(plan, location)
         await self.bring_content(plan, image)

@@ -35,12 +35,6 @@ _OUTSIDE_THE_IMAGE = {"HOME": CONTENT_VOLUME, "TMPDIR": CONTENT_VOLUME}
 """Nothing else can be written; the fetcher makes itself a folder in it."""
 
 
-def top_level_of(plan: LaunchPlan) -> frozenset[str] | None:
-    """What the session has where it begins, by names: the image's repository's, and the content. None where that is not known."""
-    known = images.top_level_of(plan.container)
-    return known if known is None or plan.content is None else known | {plan.content.name}
-
-
 def add_content(pod: Manifest, plan: LaunchPlan, plain: Plain) -> None:
     """Add to a session's pod what brings the plan's content, if there is one, into a home that is known.
 

@@ -23,7 +23,7 @@ from replay_spawner.ends import vanished
 from replay_spawner.faults import NotStarted, own_timeout
 from replay_spawner.features.base import Platform, SessionFile
 from replay_spawner.kube import pods, reasons
-from replay_spawner.kube.content import NO_HOME, add_content, refuse_another_content, top_level_of
+from replay_spawner.kube.content import NO_HOME, add_content, refuse_another_content
 from replay_spawner.kube.feature_parts import add_features, folders_of, sidecar_trouble
 from replay_spawner.kube.figures import Figures
 from replay_spawner.kube.following import FollowingKubeSpawner, NoServer, Start
@@ -159,7 +159,9 @@ class ReplayKubeSpawner(SessionMixin, FollowingKubeSpawner):  # pyright: ignore[
         """Let KubeSpawner make the pod and what goes with it, while what becomes of the pod is followed."""
         self._steps.tell(5, "Asking the cluster for a place")
         if self.plan is not None:
-            await self._prepare_features(self.plan, images.home_of(self.plan.container), top_level_of(self.plan))
+            await self._prepare_features(
+                self.plan, images.home_of(self.plan.container), images.top_level_with_content(self.plan)
+            )
         self._answering = answering = asyncio.get_running_loop().create_future()
         making = asyncio.ensure_future(super().start())
         following = asyncio.create_task(self._until_it_answers(start))

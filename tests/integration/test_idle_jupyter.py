@@ -13,7 +13,7 @@ from replay_spawner.idle.reading import SessionServer, http_client
 from replay_spawner.idle.terminals import has_foreground
 from tests.login_fixtures import free_ports
 from tests.site import until_it_answers
-from tests.terminals import opened, typed
+from tests.terminals import interrupted, opened, typed
 
 pytestmark = [pytest.mark.one_hub_version, pytest.mark.needs("linux")]
 
@@ -48,9 +48,7 @@ async def test_a_program_in_a_terminal_is_told_from_a_shell_at_its_prompt(addres
         # In words that its echo does not have.
         await typed(terminal, "sh -c 'echo $((40 + 3)); exec sleep 1000'\r", "43")
         assert await has_foreground(server, ours) is True
-        # What is typed right behind it would be thrown away with it.
-        await typed(terminal, "\x03", "^C")
-        await typed(terminal, "echo $((40 + 4))\r", "44")
+        await interrupted(terminal)
         await typed(terminal, "sleep 1000 & echo $((40 + 5))\r", "45")
         assert await has_foreground(server, ours) is False, "what is in the background has no terminal"
         await typed(terminal, "kill %1; echo $((40 + 6))\r", "46")
