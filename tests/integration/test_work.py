@@ -145,6 +145,7 @@ def test_the_session_says_what_made_it_as_the_api_does(running: Running) -> None
         "urlpath": "lab/tree/README.md",
         "repository": launch["repository"],
         "commit": launch["version"],
+        "content": launch["content"],
         "image": launch["image"],
         "build": launch["build"],
         "vo": launch["vo"],
