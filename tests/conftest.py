@@ -41,6 +41,8 @@ def pytest_report_header() -> str:
 
 # pytest-xdist's workers choose the tests, and it does not tell how many they left out.
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    if not items:  # --last-failed tells of those, too
+        return
     output = getattr(items[0].config, "workeroutput", {})
     output["deselected"] = output.get("deselected", 0) + len(items)
 
