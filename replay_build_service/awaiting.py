@@ -25,7 +25,6 @@ from replay_build_service.starts import MovesLaunches, phase_event
 MOST_BUILDS = 5
 """How many builds a launch waits for, one after the other, where others cancel each while it joins."""
 
-
 LOOK_SECONDS = 2.0
 """How often it is looked whether somebody still waits for a content that is being fetched."""
 
@@ -38,7 +37,7 @@ class AwaitingStore(MovesLaunches, Protocol):
 
 
 class Awaiting:
-    """Builds as launches wait for them."""
+    """Builds and contents as launches wait for them."""
 
     def __init__(self, store: AwaitingStore, builds: Builds, feed: EventFeed, contents: Contents) -> None:
         self._store = store

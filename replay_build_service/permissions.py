@@ -180,8 +180,13 @@ class Permissions:
         rulings = await self._rulings.rulings_of(policy.vo)
         return Notice(policy.vo, banner_of(policy, rulings), policy.community)
 
-    async def is_prepared_for(self, person: Person, repo: str) -> bool:
-        """Whether a manager of one of the person's VOs has prepared an event that is on now, with this very repository."""
+    async def is_prepared_for(self, person: Person, repo: str, content: str | None = None) -> bool:
+        """Whether a manager of one of the person's VOs has prepared an event that is on now, with this very repository.
+
+        With another one's files in it (``content``) it is not what was prepared.
+        """
+        if content:
+            return False
         try:
             repository = Repository.of_url(RepoSpec.parse(repo).url)
         except BadLink:

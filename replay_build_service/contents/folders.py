@@ -21,7 +21,7 @@ from replay_build_service.builders.detached.trees import remove_tree
 from replay_build_service.content_schemas import ContentModel
 from replay_build_service.contents.instructions import MODULE, VARIABLE, ContentInstructions
 from replay_build_service.domain import ResolvedRef
-from replay_build_service.errors import BadLink, ReplayError, SourceFault
+from replay_build_service.errors import BadLink, SourceFault
 from replay_build_service.outgoing import OutgoingRules
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class FolderContents:
         self._seconds = seconds
         self._free_disk = free_disk
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._failed: TTLCache[str, ReplayError] = TTLCache(_MOST_FAILED, _FAILED_SECONDS)
+        self._failed: TTLCache[str, str] = TTLCache(_MOST_FAILED, _FAILED_SECONDS)
         self._places = asyncio.Semaphore(_AT_ONCE)
 
     async def ready(self, content: ResolvedRef) -> None:
@@ -75,13 +75,13 @@ class FolderContents:
             if await asyncio.to_thread(_is_used_now, place):
                 return
             if (failed := self._failed.get(place.name)) is not None:
-                raise failed
-            try:
-                async with self._room():
+                raise BadLink(failed)
+            async with self._room():
+                try:
                     await self._fetch(content, place)
-            except ReplayError as error:
-                self._failed[place.name] = error
-                raise
+                except BadLink as error:
+                    self._failed[place.name] = error.sentence
+                    raise
             await asyncio.to_thread(_is_used_now, place)
         await self._tidy()
 

@@ -130,14 +130,11 @@ class PlainHandler(web.RequestHandler):
         self.set_header("Referrer-Policy", "same-origin")
 
     async def take_of(self, limit: RateLimit, person: Person, repo: str, content: str | None = None) -> None:
-        """Count a request about a repository. Raises 429 where there were too many, but for those of an event that is on.
-
-        An event's repository with another one's files is no event's.
-        """
+        """Count a request about a repository. Raises 429 where there were too many, but for those of an event that is on."""
         try:
             limit.take(person.name)
         except web.HTTPError:
-            if content or not await self.site.launches.permissions.is_prepared_for(person, repo):
+            if not await self.site.launches.permissions.is_prepared_for(person, repo, content):
                 raise
 
     def write_json(self, model: Any, status: int = 200) -> None:

@@ -183,6 +183,7 @@ def test_the_hubs_own_page_of_a_start_that_was_refused_says_why(house: House) ->
         '{"repo": "nowhere/o/r/HEAD"}',
         '{"repo": "gh/o/r/HEAD", "vo": 3}',
         '{"repo": "gh/o/r/HEAD", "urlpath": {"a": "b"}}',
+        '{"repo": "gh/o/r/HEAD", "content": "gh/a/b/HEAD"}',
         json.dumps({"repo": "gh/o/r/" + "x" * 200_000}),
     ],
     ids=lambda body: body[:40],

@@ -275,9 +275,20 @@ class FakeContents:
 
     asked: list[ResolvedRef] = field(default_factory=list)
     fault: ReplayError | None = None
+    is_slow: bool = False
+    """It never comes."""
+    was_asked: asyncio.Event = field(default_factory=asyncio.Event)
+    was_given_up: asyncio.Event = field(default_factory=asyncio.Event)
+    """Nobody waited for it any more."""
 
     async def ready(self, content: ResolvedRef) -> None:
         self.asked.append(content)
+        self.was_asked.set()
+        if self.is_slow:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.was_given_up.set()
         if self.fault is not None:
             raise self.fault
 

@@ -11,6 +11,7 @@ from replay_build_service.domain import (
     Launch,
     LaunchId,
     LaunchState,
+    ResolvedRef,
     Server,
     ServerStatus,
 )
@@ -51,7 +52,9 @@ class Vo:
         self.house.hub.servers[user, ""] = Server(ServerStatus.READY, f"/user/{user}/", launch.id)
         return launch
 
-    async def stored(self, user: str, vo: str, state: LaunchState, name: str = "hello") -> Launch:
+    async def stored(
+        self, user: str, vo: str, state: LaunchState, name: str = "hello", content: ResolvedRef | None = None
+    ) -> Launch:
         resolved = ref(name)
         number = len(await self.house.store.launches_in(set(LaunchState)))
         launch = Launch(
@@ -65,6 +68,7 @@ class Vo:
             state=state,
             created_at=datetime.now(UTC),
             image=image(name),
+            content=content,
         )
         return await self.house.store.create_launch(launch)
 

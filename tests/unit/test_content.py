@@ -1,13 +1,18 @@
 """A second repository whose files a session gets: resolved, permitted, pinned, on record, and brought before the server starts."""
 
+import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import stamina
 
+from replay_build_service import awaiting as awaiting_module
 from replay_build_service import starts as starts_module
 from replay_build_service.db import Store
 from replay_build_service.domain import Launch, LaunchState, Person, launch_stream
@@ -81,6 +86,48 @@ async def test_what_cannot_be_brought_ends_the_launch_with_the_reason(store: Sto
         launch = await finished(house)
         assert (launch.state, launch.failure) == (LaunchState.FAILED, "git.example.org does not answer now.")
         assert house.hub.starts == [], "no server was asked for"
+
+
+async def test_a_launch_that_is_given_up_meanwhile_ends_its_fetch_and_asks_for_no_server(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(awaiting_module, "LOOK_SECONDS", 0.01)
+    contents = FakeContents(is_slow=True)
+    async with a_house(store, contents=contents) as house:
+        launch = await house.launches.create(ADA, Wish(ENVIRONMENT, content=NOTES))
+        (await house.builder.next()).end(image())
+        async with asyncio.timeout(10):
+            await contents.was_asked.wait()
+            await house.launches.give_up(ADA, launch.id)
+            await contents.was_given_up.wait()
+        found = await house.store.get_launch(launch.id)
+        assert found is not None
+        assert found.state is LaunchState.ENDED
+        assert house.hub.starts == []
+
+
+async def test_what_could_not_be_brought_says_nothing_against_the_image(store: Store) -> None:
+    contents = FakeContents(fault=SourceFault("git.example.org does not answer now."))
+    async with a_house(store, contents=contents) as house:
+        await finished(house)
+        house.builder.damaged.add(image())
+        assert (await house.launches.consent(ADA, ENVIRONMENT)).is_built, "it is not looked at thoroughly"
+
+
+async def test_a_server_that_starts_already_is_not_fetched_for_again_after_a_restart(
+    store: Store, tmp_path: Path
+) -> None:
+    contents = FakeContents()
+    async with a_house(store, contents=contents) as house:
+        launch = await finished(house)
+    with closing(sqlite3.connect(tmp_path / "replay.sqlite")) as database, database:
+        database.execute("UPDATE launches SET state = 'starting' WHERE id = ?", [launch.id])
+    async with a_house(store, contents=contents, hub=house.hub) as again:
+        await again.launches.recover()
+        async for attempt in stamina.retry_context(on=AssertionError, timeout=10, wait_max=0.05, attempts=None):
+            with attempt:
+                assert (await again.launches.get(ADA, launch.id)).state is LaunchState.RUNNING
+    assert len(contents.asked) == 1
 
 
 async def test_the_version_that_the_person_saw_is_what_comes(store: Store) -> None:

@@ -67,6 +67,14 @@ def variables(container: dict[str, Any]) -> dict[str, str]:
     return {one["name"]: one["value"].replace("$$", "$") for one in container["env"]}
 
 
+async def test_what_a_stranger_called_it_is_no_variable_of_the_sessions() -> None:
+    odd = "https://git.example.org/$(JUPYTERHUB_API_TOKEN)"
+    pod = await spawned(spawner_of(planned(given().model_copy(update={"repository": odd}))))
+    told = {one["name"]: one.get("value") for one in notebook(pod)["env"]}
+    # Of “$$”, Kubernetes makes “$”.
+    assert told["REPLAY_CONTENT_REPOSITORY"] == odd.replace("$", "$$")
+
+
 # what the service says
 
 

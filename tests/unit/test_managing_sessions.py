@@ -13,7 +13,7 @@ from replay_build_service.managing.decisions import Decisions
 from replay_build_service.managing.sessions import Sessions
 from replay_build_service.records import Action
 from replay_build_service.wishes import Wish
-from tests.unit.core_fakes import FailingStore, a_store
+from tests.unit.core_fakes import FailingStore, a_store, ref
 from tests.unit.managing_cases import ONE, TWO, Vo, a_vo, audit, decisions_over
 
 pytestmark = pytest.mark.hub_independent
@@ -99,6 +99,13 @@ async def test_a_hub_that_does_not_answer_is_no_fact_about_a_session(vo: Vo) -> 
     (item,) = await vo.sessions.active(ONE)
     assert (item.session.launch.id, item.is_known) == (launch.id, False)
     assert await vo.state_of(launch) is LaunchState.RUNNING
+
+
+async def test_a_second_repository_is_named_where_a_session_is_stopped(vo: Vo, store: Store) -> None:
+    launch = await vo.stored("ada", "vo.one", LaunchState.BUILDING, content=ref("notes"))
+    await vo.sessions.stop(ONE, launch.id, "")
+    told = f"ada: git.example.org/hello with git.example.org/notes ({launch.id})"
+    assert await audit(store) == [("mia", Action.STOP_SESSION, told)]
 
 
 async def test_a_stop_that_fails_is_on_record_as_what_it_is(vo: Vo, store: Store) -> None:

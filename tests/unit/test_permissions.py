@@ -302,6 +302,7 @@ async def test_people_of_an_event_are_exempt_from_limits_of_rates(
     async with a_house(store) as house:
         person = Person("ada", frozenset(groups))
         assert await house.launches.permissions.is_prepared_for(person, repo) is is_exempt
+        assert not await house.launches.permissions.is_prepared_for(person, repo, "gh/somebody/else/HEAD")
 
 
 # ages

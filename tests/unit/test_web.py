@@ -63,8 +63,8 @@ class Asked:
 
         self.prepared: str | None = None
 
-    async def is_prepared_for(self, person: Person, repo: str) -> bool:
-        return repo == self.prepared
+    async def is_prepared_for(self, person: Person, repo: str, content: str | None = None) -> bool:
+        return repo == self.prepared and not content
 
     async def create_now(self, person: Person, wish: Wish) -> None:
         self.wishes.append(wish)
