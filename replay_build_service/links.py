@@ -12,7 +12,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from typing import Self
-from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, unquote_to_bytes, urlencode, urlsplit, urlunsplit
 
 from replay_build_service.errors import BadLink, UnknownProvider
 from replay_build_service.syntax import RefRule, known_syntaxes, syntax_of
@@ -265,6 +265,12 @@ class ResolvedRef:
     @property
     def short_version(self) -> str:
         return self.version[:10] if self.is_commit else self.version.rpartition("-")[0]
+
+
+def link_path(spec: str, content: str = "", urlpath: str = "") -> str:
+    """The path of a link, from ``/v2/`` on. ``spec`` and ``content`` are as `RepoSpec.text`."""
+    arguments = {name: value for name, value in (("content", content), ("urlpath", urlpath)) if value}
+    return f"/v2/{spec}{'?' if arguments else ''}{urlencode(arguments, safe='/')}"
 
 
 def safe_urlpath(urlpath: str) -> str:

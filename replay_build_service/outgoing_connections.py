@@ -52,8 +52,7 @@ class Connections:
             self._room.release()
             raise
         lent = _Lent(answer, lambda: self._give_back(key, connection))
-        # httpcore leaves the values' types open
-        extensions = cast("dict[str, Any]", answer.extensions)  # pyright: ignore[reportUnknownMemberType]
+        extensions = cast("dict[str, Any]", answer.extensions)  # pyright: ignore[reportUnknownMemberType] - httpcore leaves it open
         return httpcore.Response(answer.status, headers=answer.headers, content=lent, extensions=extensions)
 
     async def aclose(self) -> None:

@@ -110,8 +110,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
             answer.status,
             headers=answer.headers,
             stream=_Body(answer, request),
-            # httpcore leaves the values' types open, as httpx does
-            extensions=cast("dict[str, Any]", answer.extensions),  # pyright: ignore[reportUnknownMemberType]
+            extensions=cast("dict[str, Any]", answer.extensions),  # pyright: ignore[reportUnknownMemberType] - httpcore leaves it open
         )
 
     async def aclose(self) -> None:

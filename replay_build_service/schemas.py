@@ -1,6 +1,6 @@
 """The wire between spawner and service, and the API's answers, as pydantic models.
 
-The spawner imports this module and `replay_build_service.client`, and nothing else of the service.
+Of the service, the spawner imports this module with those of contents and links, what links mean, and `replay_build_service.client`.
 """
 
 from typing import Annotated, Literal

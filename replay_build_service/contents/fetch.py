@@ -18,8 +18,9 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, cast
 
 from replay_build_service.builders.detached.failures import Unbuildable, duration
 from replay_build_service.builders.detached.processes import become_reaper, end_descendants
@@ -58,7 +59,7 @@ class _Output:
 
 def main() -> NoReturn:
     """Fetches what the environment says, and with that ends this process."""
-    sys.stdout.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType] - it is a TextIOWrapper
+    cast("TextIOWrapper", sys.stdout).reconfigure(errors="replace")
     become_reaper()
     try:
         told = ContentInstructions.from_json(os.environ[VARIABLE])
@@ -66,7 +67,7 @@ def main() -> NoReturn:
         if Path(told.folder).is_dir():
             _conclude("")
         asyncio.run(_fetch(told))
-    except Exception:  # noqa: BLE001  whatever it is, whoever waits is told of an end
+    except Exception:  # noqa: BLE001 - whatever it is, whoever waits is told of an end
         traceback.print_exc()
     _conclude(MISTAKE)
 

@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 
 from cachetools import TTLCache
 
-from replay_build_service.builders.detached.trees import remove_tree
+from replay_build_service.builders.detached.trees import remove_tree, sizes_in
 from replay_build_service.content_schemas import ContentModel
 from replay_build_service.contents.instructions import MODULE, VARIABLE, ContentInstructions
 from replay_build_service.domain import ResolvedRef
@@ -112,13 +112,7 @@ class FolderContents:
 
     def given(self, content: ResolvedRef) -> ContentModel:
         """With the folder, which is copied into the session."""
-        return ContentModel(
-            name=content.repository.folder_name,
-            link=content.spec.text,
-            repository=content.repository.url,
-            version=content.version,
-            folder=str(self._place(content)),
-        )
+        return ContentModel.of(content, folder=str(self._place(content)))
 
     def _place(self, content: ResolvedRef) -> Path:
         what = f"{content.fetch_url} {content.version} {self._rules}"
@@ -165,7 +159,7 @@ class FolderContents:
         found = sorted(((_used_at(place), place) for place in self._folder.iterdir()), reverse=True)
         total, unwanted = 0, list[Path]()
         for _, place in found:
-            total += _size_of(place)
+            total += sum(sizes_in(place))
             # What has a second name after its own was left by a fetch that was killed.
             if (total > self._kept or place.suffix) and not self._is_promised(place):
                 unwanted.append(place)
@@ -186,8 +180,10 @@ class FolderContents:
 
 async def _said_by(process: asyncio.subprocess.Process) -> bytes:
     """The last of what it prints, once it has ended."""
+    if process.stdout is None:
+        raise ValueError("The process was started without a pipe.")
     said = b""
-    while chunk := await process.stdout.read(_MOST_SAID):  # pyright: ignore[reportOptionalMemberAccess] - it is a pipe
+    while chunk := await process.stdout.read(_MOST_SAID):
         said = (said + chunk)[-_MOST_SAID:]
     await process.wait()
     return said
@@ -219,17 +215,3 @@ def _used_at(place: Path) -> float:
     with suppress(FileNotFoundError):
         return place.stat().st_mtime
     return 0.0
-
-
-def _size_of(place: Path) -> int:
-    """Bytes on disk, in whatever depth."""
-    total = 0
-    folders = [place]
-    while folders:
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                with suppress(FileNotFoundError):
-                    total += entry.stat(follow_symlinks=False).st_blocks * 512
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(Path(entry.path))
-    return total

@@ -34,13 +34,7 @@ class PodContents:
 
     def given(self, content: ResolvedRef) -> ContentModel:
         """See `Contents`."""
-        return ContentModel(
-            name=content.repository.folder_name,
-            link=content.spec.text,
-            repository=content.repository.url,
-            version=content.version,
-            fetcher=self.fetcher(content),
-        )
+        return ContentModel.of(content, fetcher=self.fetcher(content))
 
     def fetcher(self, content: ResolvedRef) -> FetcherModel:
         """The init container that brings it."""

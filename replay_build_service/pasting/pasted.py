@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from urllib.parse import parse_qs, quote, unquote_plus, urlencode
+from urllib.parse import parse_qs, quote, unquote_plus
 
 from replay_build_service.errors import BadLink, UnknownProvider
-from replay_build_service.links import Repository, RepoSpec, safe_urlpath
+from replay_build_service.links import Repository, RepoSpec, link_path, safe_urlpath
 
 _OF_CONTENT = "The second repository that this link names, after “content=”:"
 
@@ -43,8 +43,7 @@ class Pasted:
     @property
     def link(self) -> str:
         """The path of the link, from ``/v2/`` on."""
-        arguments = {name: value for name, value in (("content", self.content), ("urlpath", self.urlpath)) if value}
-        return f"/v2/{self.spec.text}{'?' if arguments else ''}{urlencode(arguments, safe='/')}"
+        return link_path(self.spec.text, self.content, self.urlpath)
 
     def checked(self) -> Pasted:
         """The same, in its canonical spelling. Raises `BadLink` where a link cannot say this."""

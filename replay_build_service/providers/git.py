@@ -244,14 +244,14 @@ class GitProvider:
 
     async def _list(self, address: _Address, prefixes: Sequence[str]) -> RemoteRefs:
         return await list_refs(
-            address.url, self._rules, timeout=self._timeout, resolver=self._resolver, http=self._http, prefixes=prefixes
+            address.url, self._rules, seconds=self._timeout, resolver=self._resolver, http=self._http, prefixes=prefixes
         )
 
     async def _ask_commit(self, key: tuple[_Address, str]) -> RemoteCommit:
         address, sha = key
         if self._http is not None:
             await self._http.when_allowed(address.url)  # git would ask, whatever the host has said
-        found = await find_commit(address.url, sha, self._rules, timeout=self._timeout, resolver=self._resolver)
+        found = await find_commit(address.url, sha, self._rules, seconds=self._timeout, resolver=self._resolver)
         return self._known(address, sha, found)
 
 

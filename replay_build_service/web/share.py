@@ -1,9 +1,9 @@
 """Links and badges to copy: of “this branch” (the ref as asked) and of “exactly this commit”."""
 
 from dataclasses import dataclass
-from urllib.parse import urlencode
 
 from replay_build_service.domain import ResolvedRef
+from replay_build_service.links import link_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +19,7 @@ class Share:
 
 def link_to(resolved: ResolvedRef, content: ResolvedRef | None = None, urlpath: str = "") -> str:
     """The path of the link as somebody asked for it: ``/v2/…``."""
-    return _link(resolved.spec.text, content and content.spec.text, urlpath)
-
-
-def _link(spec: str, content: str | None, urlpath: str) -> str:
-    arguments = {name: value for name, value in (("content", content), ("urlpath", urlpath)) if value}
-    return f"/v2/{spec}{'?' if arguments else ''}{urlencode(arguments, safe='/')}"
+    return link_path(resolved.spec.text, content.spec.text if content else "", urlpath)
 
 
 def share_links(
@@ -34,8 +29,8 @@ def share_links(
     badge = f"{origin}/badge_logo.svg"
 
     def share(label: str, ref: str, of_content: str = "") -> Share:
-        also = content and content.spec.with_ref(of_content)
-        url = f"{origin}{_link(resolved.spec.with_ref(ref), also, urlpath)}"
+        also = content.spec.with_ref(of_content) if content else ""
+        url = f"{origin}{link_path(resolved.spec.with_ref(ref), also, urlpath)}"
         return Share(
             label=label,
             url=url,

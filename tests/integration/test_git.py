@@ -531,9 +531,9 @@ def have_ended(url: str) -> bool:
 async def test_a_server_that_never_answers_is_given_up_and_no_process_stays(tmp_path: Path) -> None:
     with silent_server() as (_, url):
         for question in (
-            list_refs(f"{url}/r", exempting(url), timeout=0.5),
-            find_commit(f"{url}/r", "1" * 40, exempting(url), timeout=0.5),
-            fetch_commit(f"{url}/r", "1" * 40, tmp_path / "checkout", exempting(url), timeout=0.5),
+            list_refs(f"{url}/r", exempting(url), seconds=0.5),
+            find_commit(f"{url}/r", "1" * 40, exempting(url), seconds=0.5),
+            fetch_commit(f"{url}/r", "1" * 40, tmp_path / "checkout", exempting(url), seconds=0.5),
         ):
             with pytest.raises(SourceFault, match=r"did not answer within 0\.5 seconds"):
                 await question

@@ -293,8 +293,7 @@ class FakeContents:
             raise self.fault
 
     def given(self, content: ResolvedRef) -> ContentModel:
-        url, name = content.repository.url, content.repository.folder_name
-        return ContentModel(name=name, link=content.spec.text, repository=url, version=content.version, folder="/files")
+        return ContentModel.of(content, folder="/files")
 
 
 @dataclass

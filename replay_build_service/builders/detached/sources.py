@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ from replay_build_service.builders.detached.failures import Unbuildable, size
 from replay_build_service.builders.detached.lfs import fill_in_lfs
 from replay_build_service.builders.detached.log import Telling
 from replay_build_service.builders.detached.submodules import fetch_submodules
+from replay_build_service.builders.detached.trees import sizes_in
 from replay_build_service.domain import FailureReason, Phase
 from replay_build_service.errors import ReplayError
 from replay_build_service.git import MAX_ENTRIES, fetch_commit
@@ -101,14 +101,8 @@ async def _fetch_commit(url: str, version: str, folder: Path, rules: OutgoingRul
 def is_larger(folder: Path, limit: int) -> bool:
     """Whether what is below ``folder`` takes more than ``limit`` bytes on disk. Blocking; stops counting there."""
     total = 0
-    folders = [folder]
-    while folders:
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                with suppress(FileNotFoundError):
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(Path(entry.path))
-                    total += max(_LEAST, entry.stat(follow_symlinks=False).st_blocks * 512)
-                if total > limit:
-                    return True
+    for size_of_one in sizes_in(folder):
+        total += max(_LEAST, size_of_one)
+        if total > limit:
+            return True
     return False

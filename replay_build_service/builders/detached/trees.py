@@ -10,6 +10,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 _LEFT_OUT_ANYWHERE = frozenset({"__pycache__"})
@@ -83,6 +84,18 @@ def is_deeper(folder: Path, levels: int) -> bool:
                     return True
                 waiting.append((entry.path, depth + 1))
     return False
+
+
+def sizes_in(folder: Path) -> Iterator[int]:
+    """Bytes on disk of each file, folder and link below ``folder``. What goes meanwhile is left out. Raises `OSError` for all else."""
+    waiting: list[Path | str] = [folder]
+    while waiting:
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                    yield entry.stat(follow_symlinks=False).st_blocks * 512
 
 
 def protect_tree(folder: Path, *, also_from_owner: bool) -> None:
