@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 ODD = (
@@ -64,6 +64,16 @@ def broken_texts(pieces: Sequence[str], seed: int = 7) -> Iterator[str]:
         yield text
 
 
+def tried(is_fine: Callable[[str], bool], pieces: Sequence[str], usual: int, least: float) -> None:
+    """Try broken texts of these pieces, of which ``least`` of all has to be fine: else the wrong things are tried.
+
+    ``is_fine`` fails where something is wrong; it says whether the text means anything.
+    """
+    count, texts = how_many(usual), broken_texts(pieces)
+    fine = sum(is_fine(next(texts)) for _ in range(count))
+    assert count * least < fine < count, "neither all nor nothing"
+
+
 def any_text(chance: random.Random) -> str:
     """A text of `ODD`, or a short one of any letters."""
     if chance.random() < 0.6:
@@ -87,8 +97,7 @@ def changed(value: Any, chance: random.Random) -> Any:
     """A copy in which up to three places hold something else, or nothing."""
     value = copy.deepcopy(value)
     for _ in range(chance.randint(1, 3)):
-        places = list(_places(value))
-        *above, last = chance.choice(places) or (None,)
+        *above, last = chance.choice(list(places(value))) or (None,)
         if last is None:
             value = any_value(chance)
             continue
@@ -102,11 +111,12 @@ def changed(value: Any, chance: random.Random) -> Any:
     return value
 
 
-def _places(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+def places(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The way to each value in what JSON may hold, to the whole first."""
     yield path
     if isinstance(value, dict):
         for name, below in cast("dict[str, Any]", value).items():
-            yield from _places(below, (*path, name))
+            yield from places(below, (*path, name))
     elif isinstance(value, list):
         for index, below in enumerate(cast("list[Any]", value)):
-            yield from _places(below, (*path, index))
+            yield from places(below, (*path, index))

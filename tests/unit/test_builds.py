@@ -1,7 +1,6 @@
 """One build per image: joined, driven, cancelled and found again, over the real store."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -27,12 +26,6 @@ from tests.unit.core_fakes import BROKEN, FailingStore, FakeBuilder, a_house, a_
 def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builds_module, "RETRY_SECONDS", 0.01)
     monkeypatch.setattr(events_module, "POLL_SECONDS", 0.01)
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    async with a_store(tmp_path) as opened:
-        yield opened
 
 
 def a_build(found: RunnableImage | Build) -> Build:

@@ -2,7 +2,6 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,7 +12,6 @@ import pytest
 import stamina
 
 from replay_build_service import awaiting as awaiting_module
-from replay_build_service import starts as starts_module
 from replay_build_service.db import Store
 from replay_build_service.domain import Launch, LaunchState, Person, launch_stream
 from replay_build_service.errors import BadLink, NotFound, NotPermitted, RefNotFound, SourceFault
@@ -23,24 +21,14 @@ from replay_build_service.policy_values import RepositoryPattern, Resources, VOP
 from replay_build_service.records import Action, Decision, Effect, RepositoryRule
 from replay_build_service.web.share import link_to, share_links
 from replay_build_service.wishes import Wish
-from tests.unit.core_fakes import FakeContents, FakeProvider, House, a_house, a_store, image, ref
+from tests.unit.core_fakes import FakeContents, FakeProvider, House, a_house, image, ref
+
+pytestmark = pytest.mark.usefixtures("quick_starts")
 
 ADA = Person("ada", frozenset({"vo.one"}))
 ENVIRONMENT = "git/https%3A%2F%2Fgit.example.org%2Fhello/HEAD"
 NOTES = "git/https%3A%2F%2Fgit.example.org%2Fnotes/HEAD"
 NEW = "b" * 40
-
-
-@pytest.fixture(autouse=True)
-def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("STOP_POLL_SECONDS", "LOOK_SECONDS"):
-        monkeypatch.setattr(starts_module, name, 0.01)
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    async with a_store(tmp_path) as opened:
-        yield opened
 
 
 async def finished(house: House, **more: Any) -> Launch:

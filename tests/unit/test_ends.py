@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +25,7 @@ from replay_spawner.kube.reasons import why_it_died
 from replay_spawner.kube.states import PodState, pod_state
 from replay_spawner.session_report import report_of
 from replay_spawner.usage import Usage, UsageSource
-from tests.unit.core_fakes import House, a_house, a_store, image
+from tests.unit.core_fakes import House, a_house, image
 
 GIB = 1024**3
 ADA = Person("ada", frozenset({"vo.one"}))
@@ -146,12 +145,6 @@ async def test_what_nobody_can_be_told_is_logged(
 
 
 # the service's record of it
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    async with a_store(tmp_path) as opened:
-        yield opened
 
 
 async def running(house: House) -> Launch:

@@ -60,12 +60,6 @@ def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, name, 0.01)
 
 
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    async with a_store(tmp_path) as opened:
-        yield opened
-
-
 def wish(name: str = "hello", **more: Any) -> Wish:
     return Wish(f"git/https%3A%2F%2Fgit.example.org%2F{name}/HEAD", **more)
 

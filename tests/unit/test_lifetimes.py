@@ -1,40 +1,25 @@
 """Sessions that may not go on are stopped, and those that run are on record, whatever the hub said while they started."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
 from replay_build_service import lifetimes as lifetimes_module
-from replay_build_service import starts as starts_module
 from replay_build_service.db import Store
 from replay_build_service.domain import Launch, LaunchState, Person, Server, ServerStatus, launch_stream
 from replay_build_service.errors import LimitReached, SourceFault
 from replay_build_service.lifetimes import LOOKS_PER_TIDYING, PERIOD_SECONDS
 from replay_build_service.policy_values import Limits, Resources, VOPolicy
 from replay_build_service.wishes import Wish
-from tests.unit.core_fakes import FakeHub, House, a_house, a_store, image
+from tests.unit.core_fakes import FakeHub, House, a_house, image
 
-pytestmark = pytest.mark.hub_independent
+pytestmark = [pytest.mark.hub_independent, pytest.mark.usefixtures("quick_starts")]
 
 IN_BOTH = Person("ada", frozenset({"vo.one", "vo.two"}))
 BORIS = Person("boris", frozenset({"vo.one"}))
 SILENT = SourceFault("The hub does not answer just now. Try again in a moment.")
-
-
-@pytest.fixture(autouse=True)
-def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("STOP_POLL_SECONDS", "LOOK_SECONDS"):
-        monkeypatch.setattr(starts_module, name, 0.01)
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    async with a_store(tmp_path) as opened:
-        yield opened
 
 
 def wish(name: str = "hello", vo: str = "vo.one") -> Wish:

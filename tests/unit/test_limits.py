@@ -39,12 +39,6 @@ _T = TypeVar("_T")
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    async with a_store(tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
 async def other(store: Store, tmp_path: Path) -> AsyncIterator[Store]:
     """The same file, opened again as another process would."""
     async with a_store(tmp_path) as opened:

@@ -1,7 +1,6 @@
 """Who manages a VO and what managers decide: for their own VO alone, on record, and from that moment on. The store is the real one."""
 
 import sqlite3
-from collections.abc import AsyncIterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,12 +20,6 @@ from tests.unit.core_fakes import a_store
 from tests.unit.managing_cases import ONE, TWO, VOS, audit, decisions_over
 
 pytestmark = pytest.mark.hub_independent
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    async with a_store(tmp_path) as opened:
-        yield opened
 
 
 @pytest.fixture

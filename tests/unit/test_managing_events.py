@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
@@ -16,16 +15,10 @@ from replay_build_service.links import Repository
 from replay_build_service.managing import prepared
 from replay_build_service.managing.prepared import EventWish, PreparedEvents
 from replay_build_service.records import Action
-from tests.unit.core_fakes import FakeProvider, House, a_store
+from tests.unit.core_fakes import FakeProvider, House
 from tests.unit.managing_cases import ONE, TWO, Vo, a_vo, audit
 
 pytestmark = pytest.mark.hub_independent
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    async with a_store(tmp_path) as opened:
-        yield opened
 
 
 @pytest.fixture

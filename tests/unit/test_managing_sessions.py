@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
@@ -13,16 +12,10 @@ from replay_build_service.managing.decisions import Decisions
 from replay_build_service.managing.sessions import Sessions
 from replay_build_service.records import Action
 from replay_build_service.wishes import Wish
-from tests.unit.core_fakes import FailingStore, a_store, ref
+from tests.unit.core_fakes import FailingStore, ref
 from tests.unit.managing_cases import ONE, TWO, Vo, a_vo, audit, decisions_over
 
 pytestmark = pytest.mark.hub_independent
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    async with a_store(tmp_path) as opened:
-        yield opened
 
 
 @pytest.fixture

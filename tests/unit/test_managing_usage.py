@@ -3,9 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -18,7 +16,7 @@ from replay_build_service.managing.accounting import CLOUD_HEAD, cloud_record, g
 from replay_build_service.managing.admission import Manager
 from replay_build_service.managing.usage import GB, Month, Tally, Usages, as_csv
 from replay_build_service.records import UsedSession
-from tests.unit.core_fakes import a_store, image, ref
+from tests.unit.core_fakes import image, ref
 
 pytestmark = pytest.mark.hub_independent
 
@@ -118,12 +116,6 @@ def test_what_is_no_month_is_told(text: str) -> None:
 
 
 # from the database
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    async with a_store(tmp_path) as opened:
-        yield opened
 
 
 async def a_launch(store: Store, number: int, vo: str, user: str = "ada") -> Launch:

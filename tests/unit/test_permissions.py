@@ -2,10 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,7 +26,9 @@ from replay_build_service.policy_values import Feature, FeatureState, Limits, Re
 from replay_build_service.records import Action, Decision, Effect, RepositoryRule, StandingEvent
 from replay_build_service.rulings import Block, PreparedEvent, Terms
 from replay_build_service.wishes import Wish
-from tests.unit.core_fakes import FakeHub, House, a_house, a_store, image
+from tests.unit.core_fakes import FakeHub, House, a_house, image
+
+pytestmark = pytest.mark.usefixtures("quick_starts")
 
 ADA = Person("ada", frozenset({"vo.one"}))
 BORIS = Person("boris", frozenset({"vo.one"}))
@@ -36,18 +36,6 @@ IN_BOTH = Person("ada", frozenset({"vo.one", "vo.two"}))
 REPO = "git/https%3A%2F%2Fgit.example.org%2Fhello/HEAD"
 TERMS = Terms("1", "Be kind.")
 TOKEN, DATAHUB = Feature("token", "An access token"), Feature("datahub", "Your spaces")
-
-
-@pytest.fixture(autouse=True)
-def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("STOP_POLL_SECONDS", "LOOK_SECONDS"):
-        monkeypatch.setattr(starts_module, name, 0.01)
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    async with a_store(tmp_path) as opened:
-        yield opened
 
 
 def policy(vo: str = "vo.one", **changes: Any) -> VOPolicy:

@@ -34,7 +34,7 @@ from tests.archives.osf import OsfServer
 from tests.archives.server import ArchiveServer
 from tests.archives.swh import SwhServer
 from tests.archives.zenodo import ZenodoServer
-from tests.unit.broken_texts import any_value, changed, check_sentence, how_many
+from tests.unit.broken_texts import ODD, any_value, changed, check_sentence, how_many, places
 
 pytestmark = [pytest.mark.one_hub_version, pytest.mark.hub_independent]
 
@@ -59,11 +59,7 @@ def there(request: pytest.FixtureRequest) -> Iterator[tuple[ArchiveServer, str]]
         yield archive, _published(archive)
 
 
-_ODD = """ ../x a/b /etc/passwd file:///etc/passwd https://example.org/x http://[::1 %2e%2e 2024-01-31 9999-99-99 10.1/x doi:10.5072/FK2/X alias"""
-_TEXTS = st.one_of(
-    st.text(max_size=20),
-    st.sampled_from([*_ODD.split(" "), "x" * 5000, "\ud83d", "a\0b", "0" * 40, "md5:" + "0" * 32]),
-)
+_TEXTS = st.one_of(st.text(max_size=20), st.sampled_from(ODD))
 _VALUES = st.recursive(
     st.one_of(
         st.none(),
@@ -77,20 +73,10 @@ _VALUES = st.recursive(
 )
 
 
-def _places(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
-    yield path
-    if isinstance(value, dict):
-        for name, below in cast("dict[str, Any]", value).items():
-            yield from _places(below, (*path, name))
-    elif isinstance(value, list):
-        for index, below in enumerate(cast("list[Any]", value)):
-            yield from _places(below, (*path, index))
-
-
 def _changed(value: Any, changes: list[tuple[int, Any]]) -> Any:
     for number, replacement in changes:
-        places = list(_places(value))
-        path = places[number % len(places)]
+        ways = list(places(value))
+        path = ways[number % len(ways)]
         if not path:
             return copy.deepcopy(replacement)
         inner = value

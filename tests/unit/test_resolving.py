@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,7 +31,7 @@ from replay_build_service.errors import (
 from replay_build_service.links import Repository, RepoSpec
 from replay_build_service.policy_values import RepositoryPattern, Resources, VOPolicy
 from replay_build_service.wishes import Wish
-from tests.unit.core_fakes import FakeBuilder, FakeProvider, House, a_house, a_store, image
+from tests.unit.core_fakes import FakeBuilder, FakeProvider, House, a_house, image
 from tests.unit.test_launches import ADA, BORIS, running, settled, wish
 
 pytestmark = pytest.mark.hub_independent
@@ -42,12 +40,6 @@ GONE = RepositoryNotFound("There is no public repository at git.example.org/hell
 SILENT = SourceFault("git.example.org could not be asked. Try again later.")
 OLD, NEW = "a" * 40, "b" * 40
 LINK = "git/https%3A%2F%2Fgit.example.org%2Fhello"
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    async with a_store(tmp_path) as opened:
-        yield opened
 
 
 async def built(house: House, provider: FakeProvider, fault: ReplayError | None) -> None:

@@ -22,7 +22,7 @@ from replay_build_service.errors import BadLink, OriginRefused, Refused, SourceF
 from replay_build_service.outgoing import Origin, OutgoingRules, admit
 from replay_build_service.sources.dataverse_installations import known_installations, read_installations
 from replay_build_service.sources.paths import MAX_PATH, Places, link_target
-from tests.unit.broken_texts import ODD, broken_texts, changed, check_sentence, how_many
+from tests.unit.broken_texts import ODD, broken_texts, changed, check_sentence, how_many, tried
 
 pytestmark = [pytest.mark.one_hub_version, pytest.mark.hub_independent]
 
@@ -118,11 +118,7 @@ KINDS: Mapping[str, tuple[Callable[[str], bool], list[str], int]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_broken_is_refused_or_means_something(kind: str) -> None:
-    is_fine, pieces, usual = KINDS[kind]
-    count = how_many(usual)
-    texts = broken_texts(pieces)
-    fine = sum(is_fine(next(texts)) for _ in range(count))
-    assert count / 200 < fine < count, "neither all nor nothing, or this tries the wrong things"
+    tried(*KINDS[kind], least=1 / 200)
 
 
 @settings(deadline=None)
